@@ -1,0 +1,148 @@
+"""The channel between the master and one child: a SOCK_SEQPACKET socketpair that carries small named messages.
+
+Promises: one message is one packet (the kernel keeps the boundaries, see unix(7)), in order, never half of one; the end
+of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed`` and ``Drained``, down go ``Drain``
+and ``Stop``. Refuses: anything that is not one of these messages, or larger than ``MAX_MESSAGE``.
+
+A message is a JSON object, so that a child that was started by another version of serverd can still be understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from dataclasses import dataclass
+
+# The default send buffer of an AF_UNIX socket is 208 KiB (net.core.wmem_default) and a packet must fit into it.
+MAX_MESSAGE = 128 * 1024
+_MAX_TEXT = 32 * 1024
+
+
+class ChannelError(Exception):
+    """The other side sent something that is no message of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Up: the application is loaded, its lifespan has started and every worker thread takes requests."""
+
+    pid: int
+    threads: int
+    gil: bool
+    gil_culprit: str | None
+    seconds: float
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootFailed:
+    """Up: the child cannot serve and exits with ``exit_code``. ``error`` is one line, ``traceback`` may be empty."""
+
+    stage: str
+    exit_code: int
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Up: nothing is left to do. ``requests`` were answered in this child's life; ``cut`` names those given up."""
+
+    requests: int
+    cut: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Down: finish what was received within ``graceful`` seconds, then exit.
+
+    ``final``: no other generation takes over the listening sockets, so what waits in their backlog is served too, and
+    idle connections are closed. ``close_idle``: close idle connections although another generation has taken over.
+    """
+
+    graceful: float
+    final: bool
+    close_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Down: give up what is in flight, name it in ``Drained.cut``, and exit."""
+
+
+Message = Ready | BootFailed | Drained | Drain | Stop
+_BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in (Ready, BootFailed, Drained, Drain, Stop)}
+
+
+def encode(message: Message) -> bytes:
+    """The packet for ``message``; long texts lose their middle so that it always fits."""
+    fields = {name: _shorten(getattr(message, name)) for name in _fields(type(message))}
+    return json.dumps({"type": type(message).__name__, **fields}).encode()
+
+
+def decode(packet: bytes) -> Message:
+    """The message in ``packet``. Raises ChannelError when it is none; unknown fields are ignored."""
+    try:
+        raw = json.loads(packet)
+        cls = _BY_NAME[raw.pop("type")]
+        known = _fields(cls)
+        return cls(**{name: value for name, value in raw.items() if name in known})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ChannelError(f"channel: not a message: {packet[:80]!r}") from exc
+
+
+class Channel:
+    """One end of the pair. Has one owner on each side: the master's loop, and the child's main thread.
+
+    ``send`` may be called from any thread of a child, as one packet is one atomic system call.
+    """
+
+    __slots__ = ("sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """(master's end, child's end), both close-on-exec."""
+        above, below = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(above), cls(below)
+
+    def send(self, message: Message) -> bool:
+        """True if the message is on its way; False when the other side is gone or does not read."""
+        try:
+            self.sock.send(encode(message), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def recv(self) -> Message | None:
+        """The next message, or None at the end of the other side.
+
+        Raises BlockingIOError when the socket is non-blocking and nothing is there, ChannelError for a foreign packet.
+        """
+        try:
+            packet = self.sock.recv(MAX_MESSAGE)
+        except ConnectionResetError:
+            return None
+        return decode(packet) if packet else None
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def _fields(cls: type[Message]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(cls))
+
+
+def _shorten(value: object) -> object:
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        half = _MAX_TEXT // 2
+        return f"{value[:half]}\n … {len(value) - _MAX_TEXT} characters left out …\n{value[-half:]}"
+    if isinstance(value, list) and len(value) > 100:
+        return [_shorten(item) for item in value[:100]] + [f"and {len(value) - 100} more"]
+    return value
