@@ -1,0 +1,1 @@
+"""Tests that start real daemons and talk to them over real sockets."""
