@@ -1,0 +1,42 @@
+# The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench clean
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+# What is appended to the command, as in: make test ARGS="-k drain"
+ARGS ?=
+export PYTHON
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\): ## /  make \1	/p' Makefile | expand -t 16
+	@echo '  ARGS="..." is handed on to the command; PYTHON=/path/to/python3.14t names the interpreter.'
+
+run: ## serve the example application on http://127.0.0.1:8000 (Ctrl-C ends it)
+	@tools/bootstrap run
+	@exec $(BIN)/serverd -c examples/notes/server.yaml $(ARGS)
+
+test: ## run the tests
+	@tools/bootstrap dev
+	@exec $(BIN)/pytest $(ARGS)
+
+lint: ## check style, types and the layers
+	@tools/bootstrap dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p serverd
+	$(BIN)/mypy tests benchmarks examples
+	$(BIN)/lint-imports --no-logo
+
+format: ## put the code into its one form
+	@tools/bootstrap dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: ## measure serverd, uvicorn and the raw limit on the same cores
+	@tools/bootstrap bench
+	@exec $(BIN)/python benchmarks/run.py $(ARGS)
+
+clean: ## remove .venv and what the tools leave (the interpreter in your cache stays)
+	rm -rf .venv .venv.lock build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
