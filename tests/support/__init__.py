@@ -1,1 +1,1 @@
-"""Helpers that several tests share: `from tests.support.NAME import ...`."""
+"""Helpers shared by the tests; each module says what it is for."""

@@ -1,0 +1,222 @@
+"""What the master should do next, decided purely: `decide(roster, now) -> Decision`, which reads and changes nothing.
+
+Promises: everything that is due at `now`, and the time at which the next thing will be due; between the two nothing
+has to be looked at, so the master sleeps until then or until something happens. Acting on a decision changes the roster
+so that the same action is not decided again. Refuses to act, to log and to read the clock.
+
+The rules, in words:
+- a generation wants children 0 to `wanted`-1; a place that is empty is filled, after a back-off if its last child crashed;
+- a generation that boots takes over when all of its children are ready, and only then do the others drain;
+- a generation that boots and fails is given up, and what serves is not touched;
+- a child is told to go before it is killed: drain, then stop, then SIGKILL, each after its time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from .child_state import State
+from .roster import EXIT_GRACE, Child, Generation, Roster
+
+# Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and so on.
+BACKOFF_FIRST: Final = 0.1
+BACKOFF_LONGEST: Final = 30.0
+
+# The child counts `timeouts.graceful` itself, cuts off what is left, names it and runs the application's shutdown: the
+# master steps in when all that did not happen.
+DRAIN_MARGIN: Final = 1.0
+STOP_GRACE: Final = 5.0
+
+# A child that still boots has no request to finish; this is for its lifespan to come to an end in good order.
+ABANDON_GRACE: Final = 5.0
+
+# The end of a channel comes a moment before the exit of its process; a process that lives on without is out of reach.
+LOST_GRACE: Final = 2.0
+
+# An application that writes a watched file while it boots would be superseded for ever; after so many it may finish.
+MOST_SUPERSEDED: Final = 5
+
+_AT_ONCE: Final = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    generation: Generation
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskToDrain:
+    """`patience`: seconds until the master loses it (infinite when `timeouts.graceful` is 0)."""
+
+    child: Child
+    graceful: float
+    final: bool
+    close_idle: bool
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskToStop:
+    child: Child
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillChild:
+    child: Child
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """The booting generation is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The booting generation has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginReload:
+    """Answer the request for a new generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    status: int
+
+
+Action = StartChild | AskToDrain | AskToStop | KillChild | Promote | GiveUp | BeginReload | Quit
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An action and when it is due, in seconds of the monotonic clock."""
+
+    at: float
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is due now, and when to ask again if nothing happens before (infinite: never)."""
+
+    actions: tuple[Action, ...]
+    wake_at: float
+
+
+def decide(roster: Roster, now: float) -> Decision:
+    """The next actions for `roster` at `now`; pure."""
+    due = tuple(plan(roster))
+    return Decision(
+        actions=tuple(item.action for item in due if item.at <= now),
+        wake_at=min((item.at for item in due if item.at > now), default=math.inf),
+    )
+
+
+def plan(roster: Roster) -> Iterator[Due]:
+    """Everything that will be due if nothing happens, in the order in which it is to be done."""
+    yield from _deadlines(roster)
+    if roster.shutdown is not None:
+        yield from _shut_down(roster)
+        return
+    yield from _dismiss(roster)
+    yield from _fill_places(roster)
+    yield from _roll(roster)
+
+
+def backoff(failures: int) -> float:
+    """Seconds that a place waits after its child has died for the `failures`-th time in a row (0: none)."""
+    return min(BACKOFF_LONGEST, BACKOFF_FIRST * 2.0 ** min(failures - 1, 16)) if failures else 0.0
+
+
+def healthy(roster: Roster) -> bool:
+    """True while every child that should be there serves, or boots within its deadline; for systemd's watchdog."""
+    if roster.shutdown is not None or roster.current is None:
+        return True
+    present = {child.index for child in roster.of(roster.current) if child.state in (State.READY, State.BOOTING)}
+    return present.issuperset(range(roster.current.wanted))
+
+
+def _deadlines(roster: Roster) -> Iterator[Due]:
+    """What each child's state allows it in time, whatever else goes on."""
+    for child in roster.children:
+        match child.state:
+            case State.BOOTING:
+                generation = roster.generation(child.generation)
+                limit = generation.config.timeouts.boot if generation is not None else 0.0
+                if limit:
+                    yield Due(child.since + limit, KillChild(child, f"did not boot within {limit:g} s (timeouts.boot)"))
+            case State.DRAINING:
+                yield Due(child.patience, AskToStop(child, "has not drained in time"))
+            case State.STOPPING:
+                yield Due(child.since + STOP_GRACE, KillChild(child, f"did not stop within {STOP_GRACE:g} s"))
+            case State.FAILED:
+                yield Due(child.since + EXIT_GRACE, KillChild(child, "could not boot and does not exit"))
+            case _:
+                pass
+        if child.lost_at is not None and child.state in (State.BOOTING, State.READY):
+            yield Due(child.lost_at + LOST_GRACE, KillChild(child, "closed its channel and lives on"))
+
+
+def _shut_down(roster: Roster) -> Iterator[Due]:
+    assert roster.shutdown is not None
+    for child in roster.children:
+        if roster.shutdown.fast:
+            if child.state in (State.BOOTING, State.READY, State.FAILED, State.DRAINING):
+                yield Due(_AT_ONCE, AskToStop(child, ""))
+        elif child.state in (State.BOOTING, State.READY) or (child.state is State.DRAINING and not child.final):
+            yield Due(_AT_ONCE, _farewell(roster, child, final=True))
+    if not roster.children:
+        yield Due(_AT_ONCE, Quit(roster.shutdown.status))
+
+
+def _dismiss(roster: Roster) -> Iterator[Due]:
+    """Children whose generation is over, or whose place is no longer wanted."""
+    for child in roster.children:
+        generation = roster.generation(child.generation)
+        if generation is not None and child.index < generation.wanted:
+            continue
+        if child.state in (State.BOOTING, State.READY):
+            yield Due(_AT_ONCE, _farewell(roster, child, final=False))
+
+
+def _farewell(roster: Roster, child: Child, *, final: bool) -> AskToDrain:
+    config = next(iter(roster.generations())).config if any(roster.generations()) else None
+    graceful = config.timeouts.graceful if config is not None else 0.0
+    if child.state is State.BOOTING:
+        patience = ABANDON_GRACE
+    else:
+        patience = graceful + DRAIN_MARGIN if graceful else math.inf
+    close_idle = final or (config is not None and config.reload.enabled)
+    return AskToDrain(child, graceful, final, close_idle, patience)
+
+
+def _fill_places(roster: Roster) -> Iterator[Due]:
+    for generation in roster.generations():
+        if generation.failure is not None:
+            continue
+        taken = {child.index for child in roster.of(generation)}
+        for index in range(generation.wanted):
+            if index not in taken:
+                slot = generation.slots.get(index)
+                at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
+                yield Due(at, StartChild(generation, index))
+
+
+def _roll(roster: Roster) -> Iterator[Due]:
+    booting, request = roster.booting, roster.request
+    if booting is None:
+        if request is not None:
+            yield Due(_AT_ONCE, BeginReload())
+    elif request is not None and request.newer_code and roster.superseded < MOST_SUPERSEDED:
+        yield Due(_AT_ONCE, BeginReload())
+    elif booting.failure is not None:
+        yield Due(_AT_ONCE, GiveUp())
+    elif len({child.index for child in roster.ready(booting)} & set(range(booting.wanted))) == booting.wanted:
+        yield Due(_AT_ONCE, Promote())

@@ -1,0 +1,239 @@
+"""Who is there: the children and generations of the master, and what has happened to each of them.
+
+Promises: bookkeeping only. Every change of a child's state goes through child_state.next_state; every method records one
+fact and says what it meant. Refuses to decide (policy.py), to act (master.py) and to read the clock: the time is given,
+in seconds of `time.monotonic()`.
+
+Owned by the master's only thread; nothing in here is locked.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..config import ServerConfig
+from ..server.channel import BootFailed, Channel
+from .child_state import Event, State, next_state
+
+# A child that served this long before it died had nothing wrong at its start: the back-off begins anew.
+HEALTHY_SECONDS: Final = 60.0
+
+# How long a child may take from its last word (Drained) to its exit when nothing else limits it.
+EXIT_GRACE: Final = 10.0
+
+BOOT_FAILURE_STATUS: Final = 3
+
+
+class Departure(enum.Enum):
+    """What the exit of a child means."""
+
+    EXPECTED = enum.auto()  # it was told to go
+    CANNOT_BOOT = enum.auto()  # it was gone before it was ready
+    LEFT = enum.auto()  # it drained by itself (somebody sent it SIGTERM) and exited with 0
+    CRASHED = enum.auto()  # it served, and is gone
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """The master's handle of one child; what the child itself does is in server/child.py."""
+
+    index: int
+    generation: int
+    since: float  # when it entered its state
+    state: State = State.NEW
+    pid: int = 0
+    pidfd: int = -1
+    channel: Channel | None = None
+    ready_at: float | None = None
+    told: bool = False  # told to go
+    leaving: bool = False  # told to go, or going by itself: somebody else may take its place
+    final: bool = False  # told that the whole server stops
+    patience: float = math.inf  # when a drain has lasted long enough
+    lost_at: float | None = None  # when its channel ended although it was not leaving
+    killed_because: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.index} g{self.generation}"
+
+    def apply(self, event: Event, now: float) -> None:
+        """Record `event`. Raises IllegalTransition, and then nothing has changed."""
+        state = next_state(self.state, event)
+        if event is Event.DRAINED and self.patience == math.inf:
+            self.patience = now + EXIT_GRACE
+        if state is State.READY:
+            self.ready_at = now
+        if event in (Event.DRAIN_SENT, Event.STOP_SENT):
+            self.told = True
+        if state in (State.DRAINING, State.STOPPING):
+            self.leaving = True
+        if state is not self.state:
+            self.state = state
+            self.since = now
+
+
+@dataclass(slots=True)
+class Slot:
+    """The place of one index in a generation: how often its children died in a row, and when the last one did."""
+
+    failures: int = 0
+    failed_at: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class BootFailure:
+    """Why a generation cannot serve; `status` is the exit status of the daemon if there is nothing else to serve."""
+
+    status: int
+    error: str
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """The children that run one reading of the configuration and of the application's code."""
+
+    number: int
+    config: ServerConfig
+    cause: str
+    began: float
+    wanted: int
+    failure: BootFailure | None = None
+    slots: dict[int, Slot] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)  # what was logged once for all its children
+
+    def slot(self, index: int) -> Slot:
+        """The record of the place `index` (made on first use by those who record, never by those who only look)."""
+        return self.slots.setdefault(index, Slot())
+
+    def first_time(self, text: str) -> bool:
+        """True once for each text: children that say the same are heard once."""
+        known = text in self.told
+        self.told.add(text)
+        return not known
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRequest:
+    """Somebody wants a new generation. `newer_code`: files changed, so one that boots now may be out of date."""
+
+    cause: str
+    newer_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The whole server stops, since then; `fast`: what is in flight is given up."""
+
+    since: float
+    fast: bool
+    status: int
+
+
+@dataclass(slots=True, eq=False)
+class Roster:
+    """All of it. `current` serves, `booting` will when it is ready; children of other generations are on their way out."""
+
+    children: list[Child] = field(default_factory=list)
+    current: Generation | None = None
+    booting: Generation | None = None
+    request: ReloadRequest | None = None
+    shutdown: Shutdown | None = None
+    superseded: int = 0  # generations in a row that were given up for newer code
+    last_number: int = 0
+
+    def generations(self) -> Iterator[Generation]:
+        """Those whose children should exist, the serving one first."""
+        if self.current is not None:
+            yield self.current
+        if self.booting is not None:
+            yield self.booting
+
+    def generation(self, number: int) -> Generation | None:
+        return next((item for item in self.generations() if item.number == number), None)
+
+    def of(self, generation: Generation) -> list[Child]:
+        """The children of `generation` that hold a place in it, in no particular order."""
+        return [child for child in self.children if child.generation == generation.number and not child.leaving]
+
+    def ready(self, generation: Generation) -> list[Child]:
+        return [child for child in self.of(generation) if child.state is State.READY]
+
+    def begin(self, config: ServerConfig, wanted: int, cause: str, now: float) -> Generation:
+        """A new generation starts to boot; one that was booting is superseded."""
+        self.superseded = self.superseded + 1 if self.booting is not None else 0
+        self.last_number += 1
+        self.booting = Generation(self.last_number, config, cause, now, wanted)
+        return self.booting
+
+    def promote(self) -> Generation:
+        """The booting generation is the one that serves from now on."""
+        assert self.booting is not None
+        self.current, self.booting, self.superseded = self.booting, None, 0
+        return self.current
+
+    def give_up(self) -> Generation:
+        """The booting generation will never serve."""
+        assert self.booting is not None
+        failed, self.booting, self.superseded = self.booting, None, 0
+        return failed
+
+    def ask_reload(self, cause: str, *, newer_code: bool) -> None:
+        """Note a wish for a reload; wishes that wait are one wish, named after the latest that brought newer code."""
+        if self.request is not None and self.request.newer_code and not newer_code:
+            return
+        self.request = ReloadRequest(cause, newer_code)
+
+    def scale(self, by: int) -> int:
+        """One child more or less (never less than one) in every generation that lives; the new number."""
+        for generation in self.generations():
+            generation.wanted = max(1, generation.wanted + by)
+        return max((generation.wanted for generation in self.generations()), default=0)
+
+    def drain_sent(self, child: Child, now: float, *, final: bool, patience: float) -> None:
+        """`child` was told to drain within `patience` seconds; an earlier deadline stays."""
+        child.apply(Event.DRAIN_SENT, now)
+        child.final = child.final or final
+        child.patience = min(child.patience, now + patience)
+
+    def boot_failed(self, child: Child, message: BootFailed, now: float) -> None:
+        child.apply(Event.BOOT_FAILED, now)
+        if not child.told:
+            self._cannot_boot(child, BootFailure(message.exit_code, message.error), now)
+
+    def spawn_failed(self, child: Child, now: float) -> None:
+        """No process came to be: the place waits like one whose child has crashed."""
+        child.apply(Event.SPAWN_FAILED, now)
+        self._count_failure(child, now)
+
+    def exited(self, child: Child, status: int, error: str, now: float) -> Departure:
+        """`child` is reaped with `status` (negative: the signal). `error` says so in words."""
+        before = child.state
+        child.apply(Event.EXITED, now)
+        self.children.remove(child)
+        if child.told:
+            return Departure.EXPECTED
+        if before is State.FAILED:  # its message was counted
+            return Departure.CANNOT_BOOT
+        if child.ready_at is None:
+            self._cannot_boot(child, BootFailure(BOOT_FAILURE_STATUS, error), now)
+            return Departure.CANNOT_BOOT
+        self._count_failure(child, now)
+        return Departure.LEFT if before is State.DRAINING and status == 0 else Departure.CRASHED
+
+    def _cannot_boot(self, child: Child, failure: BootFailure, now: float) -> None:
+        self._count_failure(child, now)
+        if self.booting is not None and self.booting.number == child.generation and self.booting.failure is None:
+            self.booting.failure = failure
+
+    def _count_failure(self, child: Child, now: float) -> None:
+        generation = self.generation(child.generation)
+        if generation is None:
+            return
+        slot = generation.slot(child.index)
+        healthy = child.ready_at is not None and now - child.ready_at >= HEALTHY_SECONDS
+        slot.failures = 1 if healthy else slot.failures + 1
+        slot.failed_at = now
