@@ -6,6 +6,9 @@ Importing this package is cheap: the YAML reader and cattrs are imported by `loa
 This room imports nothing of the others.
 """
 
+import os
+from collections.abc import Mapping, Sequence
+
 from .addresses import FdAddress, ListenAddress, SystemdAddress, TcpAddress, UnixAddress, parse_address
 from .errors import ConfigError, Problem
 from .model import (
@@ -41,5 +44,19 @@ __all__ = [
     "TlsConfig",
     "UnixAddress",
     "WorkersConfig",
+    "load",
     "parse_address",
 ]
+
+
+def load(
+    path: str | os.PathLike[str] | None,
+    *,
+    app: str | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str],
+) -> ServerConfig:
+    """Read the configuration; see `loader.load`. Raises ConfigError with every problem at once."""
+    from .loader import load as implementation
+
+    return implementation(path, app=app, overrides=overrides, environ=environ)

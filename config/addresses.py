@@ -16,7 +16,9 @@ from .errors import BadValue
 LONGEST_UNIX_PATH: Final = 107
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?", re.ASCII)
-_FD_NAME: Final = re.compile(r"[!-9;-~]{1,255}", re.ASCII)  # sd_listen_fds_with_names(3): printable ASCII without ":"
+_FD_NAME: Final = re.compile(
+    r"[!-9;-~]{1,255}", re.ASCII
+)  # sd_listen_fds_with_names(3): printable ASCII without ":"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,14 @@ def _systemd(name: str | None) -> SystemdAddress:
 def _unix(path: str) -> UnixAddress:
     path = path.removeprefix("//") if path.startswith("///") else path
     if not path or path.endswith("/") or path[0] == "@" or "\0" in path:
-        raise BadValue("expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock")
+        raise BadValue(
+            "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock"
+        )
     length = len(path.encode("utf-8", "surrogateescape"))
     if length > LONGEST_UNIX_PATH:
-        raise BadValue(f"the path has {length} bytes, and the kernel takes at most {LONGEST_UNIX_PATH} for a unix socket")
+        raise BadValue(
+            f"the path has {length} bytes, and the kernel takes at most {LONGEST_UNIX_PATH} for a unix socket"
+        )
     return UnixAddress(Path(path))
 
 
@@ -102,7 +108,9 @@ def _tcp(text: str) -> TcpAddress:
     host, colon, port_text = text.rpartition(":")
     if not colon or not host:
         port = port_text if port_text.isascii() and port_text.isdigit() else "8000"
-        raise BadValue(f"expected host:port, such as 127.0.0.1:{port}, 0.0.0.0:{port} (every IPv4 address), [::]:{port}, or unix:PATH, fd://N, systemd")
+        raise BadValue(
+            f"expected host:port, such as 127.0.0.1:{port}, 0.0.0.0:{port} (every IPv4 address), [::]:{port}, or unix:PATH, fd://N, systemd"
+        )
     if not (port_text.isascii() and port_text.isdigit()) or len(port_text) > 5 or int(port_text) > 65535:
         raise BadValue("expected host:port with a port from 0 to 65535")
     return TcpAddress(_host(host, port_text), int(port_text))

@@ -7,6 +7,7 @@ they are read, and several faults in one value, which come out together as BadIt
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, override
 
@@ -68,10 +69,34 @@ class Listen(Scalar[ListenAddress]):
 
     @override
     def anchor(self, raw: Raw, base: Path) -> Raw:
-        scheme, colon, path = raw.partition(":") if isinstance(raw, str) else ("", "", "")
+        scheme, _, path = raw.partition(":") if isinstance(raw, str) else ("", "", "")
         if scheme != "unix" or not path or path[0] in "@/" or path[-1] == "/" or "\0" in path:
             return raw
         return f"unix:{os.path.abspath(base / path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Network(Scalar[str]):
+    """The peers that are proxies: an address, a network, every peer (*), or those of unix sockets (unix)."""
+
+    @property
+    @override
+    def expected(self) -> str:
+        return "an IP address, a network such as 10.0.0.0/8, unix, or * for every peer"
+
+    @override
+    def parse(self, text: str) -> str:
+        return (
+            text if text in ("*", "unix") else str(ip_network(text)).removesuffix("/32").removesuffix("/128")
+        )
+
+    @override
+    def write(self, value: str) -> str:
+        return value
+
+    @override
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": rf"^(\*|unix|[0-9A-Fa-f:.]+(/[0-9]{{1,3}})?)$|{EXPANSION}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +116,11 @@ class ListOf[T](Kind[tuple[T, ...]]):
         if isinstance(raw, str):
             return (self.item.read(raw),)
         if not isinstance(raw, list) or len(raw) < self.least:
-            raise refuse(self.expected, raw) if raw != [] else BadValue("expected at least one item, got an empty list")
+            raise (
+                refuse(self.expected, raw)
+                if raw != []
+                else BadValue("expected at least one item, got an empty list")
+            )
         found: list[T] = []
         bad: list[BadValue] = []
         for index, part in enumerate(raw):
@@ -155,7 +184,10 @@ class Variables(Kind[Mapping[str, str]]):
 
     @override
     def schema(self) -> Schema:
-        return {"type": ["object", "null"], "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+        return {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +230,23 @@ class Threads(Kind[int | Literal["auto"] | ThreadRange]):
 
     @override
     def write(self, value: int | Literal["auto"] | ThreadRange) -> Any:
-        return {"min": value.min, "max": value.max} if isinstance(value, ThreadRange) else self.number.write(value)
+        return (
+            {"min": value.min, "max": value.max}
+            if isinstance(value, ThreadRange)
+            else self.number.write(value)
+        )
 
     @override
     def schema(self) -> Schema:
         bound = self.number.number.schema()
-        return {"anyOf": [*self.number.schema()["anyOf"], {
-            "type": "object", "properties": {"min": bound, "max": bound}, "required": ["min", "max"],
-            "additionalProperties": False}]}
+        return {
+            "anyOf": [
+                *self.number.schema()["anyOf"],
+                {
+                    "type": "object",
+                    "properties": {"min": bound, "max": bound},
+                    "required": ["min", "max"],
+                    "additionalProperties": False,
+                },
+            ]
+        }

@@ -26,7 +26,16 @@ type Schema = dict[str, Any]
 EXPANSION: Final = r"\$\{"
 _WHOLE: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _LONGEST_ECHO: Final = 60
-_FLAGS: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_FLAGS: Final = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 def show(raw: Raw) -> str:
@@ -94,10 +103,14 @@ class Scalar[T](Kind[T]):
 
 @dataclass(frozen=True, slots=True)
 class Text(Scalar[str]):
-    """Text that matches `pattern` whole; `what` names it in messages."""
+    """Text that matches `pattern` whole; `what` names it in messages.
+
+    `editor` is the pattern for the schema where that cannot be the same: ECMAScript's \\w knows ASCII only.
+    """
 
     what: str = "text"
     pattern: str = r"[^\x00-\x1f\x7f]+"
+    editor: str = ""
 
     @property
     @override
@@ -116,7 +129,7 @@ class Text(Scalar[str]):
 
     @override
     def schema(self) -> Schema:
-        return {"type": ["string", "number"], "pattern": f"^(?:{self.pattern})$|{EXPANSION}"}
+        return {"type": ["string", "number"], "pattern": f"^(?:{self.editor or self.pattern})$|{EXPANSION}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +154,11 @@ class Flag(Scalar[bool]):
 
     @override
     def schema(self) -> Schema:
-        words = "|".join(_FLAGS)
-        return {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": f"^(?i:{words})$|{EXPANSION}"}]}
+        words = "|".join("".join(f"[{c.upper()}{c}]" if c.isalpha() else c for c in word) for word in _FLAGS)
+        numbers: Schema = {"enum": [0, 1]}
+        return {
+            "anyOf": [{"type": "boolean"}, numbers, {"type": "string", "pattern": f"^({words})$|{EXPANSION}"}]
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +201,11 @@ class Whole(Scalar[int]):
 
     @override
     def parse(self, text: str) -> int:
-        if not _WHOLE.fullmatch(text) or int(text) < self.least or (self.most is not None and int(text) > self.most):
+        if (
+            not _WHOLE.fullmatch(text)
+            or int(text) < self.least
+            or (self.most is not None and int(text) > self.most)
+        ):
             raise ValueError
         return int(text)
 
@@ -245,13 +265,18 @@ class Duration(Scalar[float]):
         return seconds
 
     @override
-    def write(self, value: float) -> str:
-        return format_duration(value)
+    def write(self, value: float) -> str | int:
+        return format_duration(value) if value else 0
 
     @override
     def schema(self) -> Schema:
         text = rf"^ *([0-9]+(\.[0-9]+)? *(ms|s|m|h|d)? *)+$|{EXPANSION}"
-        return {"anyOf": [{"type": "number", "minimum": 0, "maximum": self.most}, {"type": "string", "pattern": text}]}
+        return {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": self.most},
+                {"type": "string", "pattern": text},
+            ]
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +298,8 @@ class Size(Scalar[int]):
         return size
 
     @override
-    def write(self, value: int) -> str:
-        return format_size(value)
+    def write(self, value: int) -> str | int:
+        return format_size(value) if value else 0
 
     @override
     def schema(self) -> Schema:
@@ -304,8 +329,12 @@ class Octal(Scalar[int]):
 
     @override
     def schema(self) -> Schema:
-        return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 0o777},
-                          {"type": "string", "pattern": rf"^0o?[0-7]{{1,4}}$|{EXPANSION}"}]}
+        return {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 0o777},
+                {"type": "string", "pattern": rf"^0o?[0-7]{{1,4}}$|{EXPANSION}"},
+            ]
+        }
 
 
 @dataclass(frozen=True, slots=True)

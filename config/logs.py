@@ -21,7 +21,9 @@ type ResolvedFormat = Literal["color", "text", "json"]
 
 _LEVEL_COLOR: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}  # ECMA-48 SGR
 _PROCESS_WIDTH: Final = 11  # "worker 0 g1"
-_STALLED: Final = 1000  # ms to wait for a reader whose pipe is full and non-blocking, before a line is given up
+_STALLED: Final = (
+    1000  # ms to wait for a reader whose pipe is full and non-blocking, before a line is given up
+)
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -85,7 +87,7 @@ class LineHandler(logging.Handler):
         self._stream = stream
         try:
             self._fd: int | None = stream.fileno()
-        except (OSError, ValueError):  # a StringIO has none
+        except OSError, ValueError:  # a StringIO has none
             self._fd = None
 
     @override
@@ -180,13 +182,13 @@ class JsonFormatter(_LineFormatter):
         }
         if details := self.details(record):
             entry["exception"] = details
-        # ASCII only: json then escapes every control character, line separator and direction mark as well.
-        return json.dumps(entry)
+        # json leaves only ASCII, so line separators and direction marks are escaped too; of the controls it skips DEL.
+        return json.dumps(entry).replace("\x7f", "\\u007f")
 
 
 def rfc3339(moment: float) -> str:
     """`moment` (seconds since the epoch) as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(moment * 1000) % 1000:03d}Z"
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _FORMATTERS: Final[dict[ResolvedFormat, type[_LineFormatter]]] = {

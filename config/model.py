@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .addresses import ListenAddress, TcpAddress
-from .compound import FilePath, Listen, ListOf, ThreadRange, Threads, Variables
+from .compound import FilePath, Listen, ListOf, Network, ThreadRange, Threads, Variables
 from .kinds import Choice, Duration, Flag, Maybe, Octal, Size, Text, Whole, WholeOrAuto
 from .spec import key, late_key, optional_section, required_key, section
 
@@ -33,12 +33,13 @@ _LIFETIME: Final = Duration(most=3650 * _DAY)
 _APP: Final = Text(
     what="module:attribute or module:factory()",
     pattern=r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*(\(\))?",
+    editor=r"[^\s:()]+:[^\s:()]+(\(\))?",
 )
 _URL_PATH: Final = Text(what="a path such as /api (or nothing)", pattern=r"(/[!-.0->@-~]+)*")
 _PATH_PREFIX: Final = Text(what="a path that begins with /", pattern=r"/[!->@-~]*")
 _PATTERN: Final = Text(what="a file name pattern such as *.py")
 _ACCOUNT: Final = Text(what="a name or a number", pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?")
-_NETWORK: Final = Text(what="an IP address, a network such as 10.0.0.0/8, or *", pattern=r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?|\*|unix")
+_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
 
 __all__ = [
     "AdminConfig", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig", "ReloadConfig", "ServerConfig",
@@ -59,13 +60,25 @@ class WorkersConfig:
         WholeOrAuto(Whole(least=1, most=1024)), "auto",
         "child processes; auto: 1 without a GIL, one for each CPU with a GIL")  # fmt: skip
     threads: int | Literal["auto"] | ThreadRange = key(
-        Threads(), "auto", "threads in each child, or {min, max}; auto: twice the CPUs, at least 4")
-    mode: Mode = key(Choice[Mode](("sync", "async")), "sync", "sync: each request on a thread; async: all on one event loop")
-    async_paths: tuple[str, ...] = key(ListOf(_PATH_PREFIX), (), "path prefixes that are served on the event loop")
+        Threads(), "auto", "threads in each child, or {min, max}; auto: twice the CPUs, at least 4"
+    )
+    mode: Mode = key(
+        Choice[Mode](("sync", "async")),
+        "sync",
+        "sync: each request on a thread; async: all on one event loop",
+    )
+    async_paths: tuple[str, ...] = key(
+        ListOf(_PATH_PREFIX), (), "path prefixes that are served on the event loop"
+    )
     start_method: StartMethod = key(
-        Choice[StartMethod](("fork", "spawn")), "fork", "fork: children are copies of the master; spawn: fresh interpreters")
+        Choice[StartMethod](("fork", "spawn")),
+        "fork",
+        "fork: children are copies of the master; spawn: fresh interpreters",
+    )
     max_requests: int = key(Whole(), 0, "replace a child after this many requests; 0: never")
-    max_requests_jitter: int = key(Whole(), 0, "up to this many requests more, at random, so that not all go at once")
+    max_requests_jitter: int = key(
+        Whole(), 0, "up to this many requests more, at random, so that not all go at once"
+    )
     max_rss: int = key(Size(), 0, "replace a child that holds more memory than this; 0: never")
     max_lifetime: float = key(_LIFETIME, 0.0, "replace a child after this time; 0: never")
     root_path: str = key(_URL_PATH, "", "the path that a proxy strips before it passes requests on")
@@ -110,9 +123,14 @@ class LimitsConfig:
     headers: int = key(Whole(least=1, most=10_000), 100, "the number of headers in a request")
     body: int = key(Size(), 0, "the body of a request; 0: no limit")
     buffered_body: int = key(
-        Size(least=1024), 1024 * 1024, "up to this size a body is received whole before a thread takes the request")
+        Size(least=1024),
+        1024 * 1024,
+        "up to this size a body is received whole before a thread takes the request",
+    )
     connections: int = key(Whole(least=1), 10_000, "open connections in each child")
-    backlog: int = key(Whole(least=1, most=65_535), 2048, "connections that wait in the kernel to be accepted")
+    backlog: int = key(
+        Whole(least=1, most=65_535), 2048, "connections that wait in the kernel to be accepted"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +139,8 @@ class ReloadConfig:
 
     enabled: bool = key(Flag(), False, "watch files (also: --reload)")
     dirs: tuple[Path, ...] = late_key(
-        ListOf(FilePath(), least=1), lambda: (Path.cwd(),), ["."], "folders to watch, with all below them")
+        ListOf(FilePath(), least=1), lambda: (Path.cwd(),), ["."], "folders to watch, with all below them"
+    )
     include: tuple[str, ...] = key(ListOf(_PATTERN, least=1), ("*.py",), "files that count")
     exclude: tuple[str, ...] = key(ListOf(_PATTERN), (), "files that do not")
     debounce: float = key(Duration(most=60.0), 0.2, "wait this long for more changes")
@@ -131,15 +150,19 @@ class ReloadConfig:
 class TlsConfig:
     """Serve HTTPS."""
 
-    cert: Path = field(metadata=required_key(FilePath(), "the certificate and its chain, PEM"))
-    key: Path = field(metadata=required_key(FilePath(), "its private key, PEM"))
+    cert: Path = field(
+        metadata=required_key(FilePath(), "the certificate and its chain, PEM", example="server.pem")
+    )
+    key: Path = field(metadata=required_key(FilePath(), "its private key, PEM", example="server.key"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
     """Proxies in front of this server."""
 
-    trusted: tuple[str, ...] = key(ListOf(_NETWORK), ("127.0.0.1",), "peers whose X-Forwarded-* and Forwarded headers count")
+    trusted: tuple[str, ...] = key(
+        ListOf(Network()), ("127.0.0.1",), "peers whose X-Forwarded-* and Forwarded headers count"
+    )
     protocol: bool = key(Flag(), False, "expect the PROXY protocol on every connection")
 
 
@@ -147,10 +170,12 @@ class ProxyConfig:
 class LoggingConfig:
     """What is written to standard error, and how."""
 
-    level: LogLevel = key(
-        Choice[LogLevel](("debug", "info", "warning", "error", "critical")), "info", "the least important that is written")
+    level: LogLevel = key(Choice[LogLevel](_LEVELS), "info", "the least important that is written")
     format: LogFormat = key(
-        Choice[LogFormat](("auto", "text", "json", "color")), "auto", "auto: color on a terminal, JSON elsewhere")
+        Choice[LogFormat](("auto", "text", "json", "color")),
+        "auto",
+        "auto: color on a terminal, JSON elsewhere",
+    )
     access: bool = key(Flag(), True, "one line for each request")
 
 
@@ -176,20 +201,30 @@ class ProcessConfig:
 class ServerConfig:
     """All of it. `source` is the file it was read from, absolute, or None."""
 
-    app: str = field(metadata=required_key(_APP, "the application: module:attribute, or module:factory()"))
+    app: str = field(
+        metadata=required_key(
+            _APP, "the application: module:attribute, or module:factory()", example="main:app"
+        )
+    )
     app_dir: Path = late_key(FilePath(), Path.cwd, ".", "the folder that is first on sys.path")
     interface: Interface = key(
-        Choice[Interface](("auto", "asgi", "wsgi", "sync")), "auto", "how the application is called; auto: find out")
+        Choice[Interface](("auto", "asgi", "wsgi", "sync")),
+        "auto",
+        "how the application is called; auto: find out",
+    )
     env: Mapping[str, str] = field(
         default_factory=dict[str, str],
-        metadata={"doc": "environment variables, for the children only", "kind": Variables()})
+        metadata={"doc": "environment variables, for the children only", "kind": Variables()},
+    )
     listen: tuple[ListenAddress, ...] = key(
         ListOf(Listen(), least=1), (TcpAddress("127.0.0.1", 8000),),
         "host:port, [IPv6]:port, unix:PATH, fd://N, systemd or systemd:NAME")  # fmt: skip
     workers: WorkersConfig = section(WorkersConfig, "processes and threads")
     timeouts: TimeoutsConfig = section(TimeoutsConfig, "how long each may take; 0: no limit")
     limits: LimitsConfig = section(LimitsConfig, "how much a client may send, and how many clients")
-    reload: ReloadConfig = section(ReloadConfig, "new code is served as soon as a file is saved (development)")
+    reload: ReloadConfig = section(
+        ReloadConfig, "new code is served as soon as a file is saved (development)"
+    )
     tls: TlsConfig | None = optional_section(TlsConfig, "HTTPS; absent: off")
     proxy: ProxyConfig = section(ProxyConfig, "proxies in front of this server")
     logging: LoggingConfig = section(LoggingConfig, "the log, on standard error")

@@ -7,7 +7,6 @@ derived from them: a key is written down once.
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from typing import Any, cast
 
 from .kinds import Kind, Raw
@@ -18,7 +17,7 @@ class KeySpec:
     """The declaration of one key. Exactly one of `kind` and `section` is set.
 
     `written` is the default as one writes it in the file, where that is not simply the default value (a path that is
-    relative to the file). `optional` is for sections that may be absent.
+    relative to the file). `example` goes with `required`. `optional` is for sections that may be absent.
     """
 
     name: str
@@ -29,6 +28,7 @@ class KeySpec:
     required: bool = False
     default: Any = None
     written: Raw = None
+    example: str = ""
 
 
 def key[T](kind: Kind[T], default: T, doc: str) -> T:
@@ -41,9 +41,12 @@ def late_key[T](kind: Kind[T], factory: Callable[[], T], written: Raw, doc: str)
     return field(default_factory=factory, metadata={"doc": doc, "kind": kind, "written": written})
 
 
-def required_key[T](kind: Kind[T], doc: str) -> dict[str, Any]:
-    """The metadata of a key that has no default; goes into `field(metadata=...)`, which type checkers must see."""
-    return {"doc": doc, "kind": kind}
+def required_key[T](kind: Kind[T], doc: str, *, example: str) -> dict[str, Any]:
+    """The metadata of a key that has no default, for `field(metadata=...)`: type checkers must see that call.
+
+    `example` is text that the kind takes; it is shown where the key is missing.
+    """
+    return {"doc": doc, "kind": kind, "example": example}
 
 
 def section[T](cls: Callable[[], T], doc: str) -> T:
@@ -56,7 +59,6 @@ def optional_section[T](cls: type[T], doc: str) -> T | None:
     return cast("T | None", field(default=None, metadata={"doc": doc, "section": cls, "optional": True}))
 
 
-@cache
 def specs(cls: type[Any]) -> tuple[KeySpec, ...]:
     """The keys of a section of the model, in the order of the file. Fields that are no keys are left out."""
     found = []
@@ -64,5 +66,9 @@ def specs(cls: type[Any]) -> tuple[KeySpec, ...]:
         if item.metadata:
             required = item.default is MISSING and item.default_factory is MISSING
             made = item.default_factory() if item.default_factory is not MISSING else item.default
-            found.append(KeySpec(name=item.name, required=required, default=None if required else made, **item.metadata))
+            found.append(
+                KeySpec(
+                    name=item.name, required=required, default=None if required else made, **item.metadata
+                )
+            )
     return tuple(found)

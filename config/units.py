@@ -80,7 +80,11 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     unit = match[2].lower() if match else ""
     if match is None or (unit and unit not in BYTES):
-        hint = f' (write "{match[1]}{unit.upper()}iB" or "{match[1]}{unit.upper()}B")' if match and unit in ("k", "m", "g", "t") else ""
+        hint = (
+            f' (write "{match[1]}{unit.upper()}iB" or "{match[1]}{unit.upper()}B")'
+            if match and unit in ("k", "m", "g", "t")
+            else ""
+        )
         raise BadValue(f"expected a size such as 8KiB, 10MiB, 1GB or a number of bytes{hint}")
     amount = Fraction(match[1]) * BYTES.get(unit, 1)
     if amount.denominator != 1:

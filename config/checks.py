@@ -1,0 +1,115 @@
+"""What one value cannot say for itself: keys that contradict each other or the machine, and keys that come later.
+
+Each check gives `Finding`s. They look at the file system and the user database, and change nothing.
+"""
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from .addresses import ListenAddress, TcpAddress
+from .compound import ThreadRange
+from .kinds import show
+from .model import ServerConfig
+from .source import KeyPath
+from .units import format_size
+
+
+class Finding(NamedTuple):
+    """`message` about the key at `path`; `others` are the keys that it follows from as well."""
+
+    path: KeyPath
+    message: str
+    others: tuple[KeyPath, ...] = ()
+
+
+class NotYet(NamedTuple):
+    """A key whose feature does not exist yet, or whose values partly do: then `part` says which do not."""
+
+    path: KeyPath
+    is_set: Callable[[Any], bool]
+    part: str = ""
+
+
+# Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
+NOT_YET: Final = (
+    NotYet(("interface",), lambda value: value == "wsgi", "wsgi"),
+    NotYet(("workers", "threads"), lambda value: isinstance(value, ThreadRange), "a range {min, max}"),
+    NotYet(("workers", "mode"), lambda value: value == "async", "async"),
+    NotYet(("workers", "async_paths"), bool),
+    NotYet(("workers", "max_requests"), bool),
+    NotYet(("workers", "max_requests_jitter"), bool),
+    NotYet(("workers", "max_rss"), bool),
+    NotYet(("workers", "max_lifetime"), bool),
+    NotYet(("timeouts", "request"), bool),
+    NotYet(("tls",), lambda value: value is not None),
+    NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
+    NotYet(("proxy", "protocol"), bool),
+    NotYet(("admin",), lambda value: value is not None),
+    NotYet(("control",), lambda value: value is not None),
+)
+
+
+def check(config: ServerConfig) -> Iterator[Finding]:
+    """Everything that is wrong with `config` as a whole."""
+    yield from _not_yet(config)
+    yield from _places(config)
+    yield from _listeners(config.listen)
+    yield from _accounts(config)
+    if config.limits.line > config.limits.head:
+        head = format_size(config.limits.head)
+        message = f"expected at most limits.head ({head}), got {format_size(config.limits.line)}"
+        yield Finding(("limits", "line"), message, (("limits", "head"),))
+
+
+def _not_yet(config: ServerConfig) -> Iterator[Finding]:
+    for row in NOT_YET:
+        value: Any = config
+        for part in row.path:
+            value = getattr(value, str(part))
+        if row.is_set(value):
+            yield Finding(row.path, f"{row.part or 'this'} is not yet supported; leave it out")
+
+
+def _places(config: ServerConfig) -> Iterator[Finding]:
+    if not config.app_dir.is_dir():
+        yield Finding(("app_dir",), f"no such directory: {config.app_dir}")
+    if config.reload.enabled:
+        for index, folder in enumerate(config.reload.dirs):
+            if not folder.is_dir():
+                yield Finding(("reload", "dirs", index), f"no such directory: {folder}")
+    if config.tls is not None:
+        for name, file in (("cert", config.tls.cert), ("key", config.tls.key)):
+            if not file.is_file():
+                yield Finding(("tls", name), f"no such file: {file}")
+            elif not os.access(file, os.R_OK):
+                yield Finding(("tls", name), f"may not be read: {file}")
+
+
+def _listeners(addresses: tuple[ListenAddress, ...]) -> Iterator[Finding]:
+    first: dict[ListenAddress, int] = {}
+    for index, address in enumerate(addresses):
+        anything = isinstance(address, TcpAddress) and address.port == 0  # each gets a port of its own
+        if not anything and first.setdefault(address, index) != index:
+            yield Finding(("listen", index), f"{address} is already listen[{first[address]}]")
+
+
+def _accounts(config: ServerConfig) -> Iterator[Finding]:
+    if (user := config.process.user) is not None and not user.isdecimal() and not _exists(pwd.getpwnam, user):
+        yield Finding(("process", "user"), f"no such user: {show(user)}")
+    if (
+        (group := config.process.group) is not None
+        and not group.isdecimal()
+        and not _exists(grp.getgrnam, group)
+    ):
+        yield Finding(("process", "group"), f"no such group: {show(group)}")
+
+
+def _exists(lookup: Callable[[str], object], name: str) -> bool:
+    try:
+        lookup(name)
+    except KeyError:
+        return False
+    return True

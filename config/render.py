@@ -1,0 +1,97 @@
+"""The configuration as YAML text: the effective one, complete, and the commented file that `serverd init` writes.
+
+Both are derived from the model. What `to_yaml` writes, `load` reads back as an equal configuration.
+"""
+
+import json
+from typing import Any, Final
+
+import yaml
+
+from .checks import NOT_YET
+from .kinds import Raw
+from .model import ServerConfig
+from .schema import describe
+from .source import KeyPath
+from .spec import KeySpec, specs
+
+_HEADER: Final = """\
+# The configuration of serverd. "serverd check" validates it, "serverd schema" gives a JSON Schema for your editor.
+# Lines that are commented out show the defaults. Relative paths start at the folder of this file.
+# A value may hold ${VAR} or ${VAR:-default} from the environment. Durations: 200ms, 30s, 5m; sizes: 8KiB, 10MiB.
+"""
+_COLUMN: Final = 30  # where the comments begin, if the line leaves room
+_SHOWN: Final = frozenset({"app", "listen"})  # written out in a new file; the rest is commented out
+
+
+def to_plain(config: ServerConfig) -> dict[str, Any]:
+    """Every key, in plain data as one would write it in the file; paths are absolute."""
+    return _plain(config, ServerConfig)
+
+
+def to_yaml(config: ServerConfig) -> str:
+    """Every key, as YAML."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def new_file(app: str) -> str:
+    """The text of a new server.yaml that serves `app`."""
+    lines = [_HEADER]
+    for spec in specs(ServerConfig):
+        if spec.section is None:
+            lines += _key_lines(spec, app)
+        else:
+            lines += _section_lines(spec, spec.section)
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any, cls: type[Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for spec in specs(cls):
+        part = getattr(value, spec.name)
+        if spec.section is not None:
+            result[spec.name] = None if part is None else _plain(part, spec.section)
+        else:
+            assert spec.kind is not None
+            result[spec.name] = spec.kind.write(part)
+    return result
+
+
+def _key_lines(spec: KeySpec, app: str) -> list[str]:
+    path = (spec.name,)
+    if _whole_key_comes_later(path):
+        return []
+    value = _scalar(app) if spec.required else _default(spec)
+    return [_line(f"{'' if spec.name in _SHOWN else '# '}{spec.name}: {value}", describe(spec, path))]
+
+
+def _section_lines(spec: KeySpec, section: type[Any]) -> list[str]:
+    if _whole_key_comes_later((spec.name,)):
+        return []
+    below = [(key, (spec.name, key.name)) for key in specs(section)]
+    lines = [
+        _line(f"#   {key.name}: {_default(key)}", describe(key, path))
+        for key, path in below
+        if not _whole_key_comes_later(path)
+    ]
+    return ["", _line(f"# {spec.name}:", describe(spec, (spec.name,))), *lines] if lines else []
+
+
+def _line(text: str, comment: str) -> str:
+    return f"{text:<{_COLUMN}}  # {comment}"
+
+
+def _default(spec: KeySpec) -> str:
+    assert spec.kind is not None
+    return _scalar(spec.written if spec.written is not None else spec.kind.write(spec.default))
+
+
+def _scalar(value: Raw) -> str:
+    """A value on one line. JSON's lists and mappings are YAML too, and look familiar."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(yaml.safe_dump(value, width=1000)).removesuffix("...\n").strip()
+
+
+def _whole_key_comes_later(path: KeyPath) -> bool:
+    return any(row.path == path and not row.part for row in NOT_YET)
