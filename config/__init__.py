@@ -57,6 +57,6 @@ def load(
     environ: Mapping[str, str],
 ) -> ServerConfig:
     """Read the configuration; see `loader.load`. Raises ConfigError with every problem at once."""
-    from .loader import load as implementation
+    from .loader import load as implementation  # noqa: PLC0415 - it brings YAML and cattrs, which children never need
 
     return implementation(path, app=app, overrides=overrides, environ=environ)

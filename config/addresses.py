@@ -1,7 +1,8 @@
-"""The addresses a server listens on: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/app.sock`, `fd://3`, `systemd`, `systemd:web`.
+"""The addresses a server listens on: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/app.sock`, `fd://3`,
+`systemd`, `systemd:web`.
 
-Parsing is pure: no name is looked up and no socket is opened. An address without a host (`:8000`, `8000`) is refused, for
-a server must not be open to the whole network because four characters were left out.
+Parsing is pure: no name is looked up and no socket is opened. An address without a host (`:8000`, `8000`) is
+refused, for a server must not be open to the whole network because four characters were left out.
 """
 
 import re
@@ -108,9 +109,8 @@ def _tcp(text: str) -> TcpAddress:
     host, colon, port_text = text.rpartition(":")
     if not colon or not host:
         port = port_text if port_text.isascii() and port_text.isdigit() else "8000"
-        raise BadValue(
-            f"expected host:port, such as 127.0.0.1:{port}, 0.0.0.0:{port} (every IPv4 address), [::]:{port}, or unix:PATH, fd://N, systemd"
-        )
+        examples = f"127.0.0.1:{port} (this machine only), 0.0.0.0:{port} (every IPv4 address) or [::]:{port}"
+        raise BadValue(f"expected host:port, such as {examples}; or unix:PATH, fd://N, systemd")
     if not (port_text.isascii() and port_text.isdigit()) or len(port_text) > 5 or int(port_text) > 65535:
         raise BadValue("expected host:port with a port from 0 to 65535")
     return TcpAddress(_host(host, port_text), int(port_text))

@@ -1,7 +1,7 @@
 """Kinds of value that hold other values or name a place: paths, addresses, lists, groups of variables, ranges.
 
-As in kinds.py everything is immutable and pure; what is new here is `anchor`, which makes relative paths absolute before
-they are read, and several faults in one value, which come out together as BadItems.
+As in kinds.py everything is immutable and pure; what is new here is `anchor`, which makes relative paths
+absolute before they are read, and several faults in one value, which come out together as BadItems.
 """
 
 import os

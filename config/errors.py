@@ -1,8 +1,8 @@
 """What a bad configuration looks like to the caller: every problem at once, one line each.
 
-A `Problem` names the place (file, line, column, or the environment variable, or the command line), the key, and what is
-expected there. `ConfigError` carries all of them. `BadValue` is how a value's own check refuses it, before anybody knows
-where the value stood; it never leaves this package.
+A `Problem` names the place (file, line, column, or the environment variable, or the command line), the key,
+and what is expected there. `ConfigError` carries all of them. `BadValue` is how a value's own check refuses
+it, before anybody knows where the value stood; it never leaves this package.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 class Problem:
     """One thing that is wrong, and where.
 
-    `file` is the file as the user named it, or another origin in words ("command line", "environment PORT"); `line` and
-    `column` count from 1 and are None where there is no text to point at; `key` is dotted (`workers.threads`, `listen[1]`)
-    and None when the problem is the file itself.
+    `file` is the file as the user named it, or another origin in words ("command line", "environment PORT");
+    `line` and `column` count from 1 and are None where there is no text to point at; `key` is dotted
+    (`workers.threads`, `listen[1]`) and None when the problem is the file itself.
     """
 
     message: str
@@ -45,7 +45,7 @@ class ConfigError(Exception):
 
 
 class BadValue(ValueError):
-    """A value is not what its key takes. `str()` says what is expected; `path` leads to the part at fault inside the value."""
+    """A value is not what its key takes; `str()` says why. `path` leads to the part at fault inside the value."""
 
     def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)

@@ -1,12 +1,13 @@
-"""The kinds of value that a key can take: how to read one from text, how to write it back, how to describe it to an editor.
+"""The kinds of value that a key can take: how to read one from text, how to write it back, how to describe it
+to an editor.
 
-A value arrives as it stands in the source: text, None (nothing, or `null`), a list, or a mapping. Its meaning is given by
-the kind of its key alone, never guessed from its looks: `title: 2026` is a title, `umask: 022` is octal, `app: no:app` is
-a module called "no". So quoting never changes a value, and text from an environment variable or from `--set` means the
-same as text in the file.
+A value arrives as it stands in the source: text, None (nothing, or `null`), a list, or a mapping. Its meaning
+is given by the kind of its key alone, never guessed from its looks: `title: 2026` is a title, `umask: 022` is
+octal, `app: no:app` is a module called "no". So quoting never changes a value, and text from an environment
+variable or from `--set` means the same as text in the file.
 
-A kind is immutable and its methods are pure; every reader raises BadValue (or BadItems for several faults at once) with a
-message in the form `expected ..., got ...`.
+A kind is immutable and its methods are pure; every reader raises BadValue (or BadItems for several faults at
+once) with a message in the form `expected ..., got ...`.
 """
 
 import json
@@ -64,7 +65,8 @@ class Kind[T](ABC):
 
     @property
     @abstractmethod
-    def expected(self) -> str: ...
+    def expected(self) -> str:
+        """What belongs here, in words that follow "expected"."""
 
     @abstractmethod
     def read(self, raw: Raw) -> T:
@@ -72,7 +74,7 @@ class Kind[T](ABC):
 
     @abstractmethod
     def write(self, value: T) -> Any:
-        """`value` in the plain data (text, numbers, booleans, lists, mappings) that YAML writes and `read` understands."""
+        """`value` as plain data (text, numbers, booleans, lists, mappings) that `read` understands once it is text."""
 
     @abstractmethod
     def schema(self) -> Schema:
@@ -87,7 +89,8 @@ class Scalar[T](Kind[T]):
     """A kind that is read from one piece of text. Subclasses give `parse`, which may raise any ValueError."""
 
     @abstractmethod
-    def parse(self, text: str) -> T: ...
+    def parse(self, text: str) -> T:
+        """The value of `text`; raises BadValue with words of its own, or a bare ValueError."""
 
     @override
     def read(self, raw: Raw) -> T:

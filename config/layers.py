@@ -1,8 +1,9 @@
 """The other sources, the command line and the environment, and how all of them become one.
 
-Precedence: command line > environment (`SERVERD_*`, then `PORT` and `WEB_CONCURRENCY`) > file > defaults. Groups of keys
-are merged key by key; lists and single values are replaced whole. Relative paths start at the folder of the file they
-stand in, and those of the command line and the environment at the current directory. Everything here is pure.
+Precedence: command line > environment (`SERVERD_*`, then `PORT` and `WEB_CONCURRENCY`) > file > defaults.
+Groups of keys are merged key by key; lists and single values are replaced whole. Relative paths start at the
+folder of the file they stand in, and those of the command line and the environment at the current directory.
+Everything here is pure.
 """
 
 import re

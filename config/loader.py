@@ -1,8 +1,9 @@
-"""Reading the configuration: `load` puts the sources together and either gives a checked `ServerConfig` or says all that
-is wrong with it, in one go, each problem with its file, line, column and key.
+"""Reading the configuration: `load` puts the sources together and either gives a checked `ServerConfig` or
+says all that is wrong with it, in one go, each problem with its file, line, column and key.
 
-When some values are bad the rest is still checked as a whole: bad keys are taken out, and what remains is built and
-checked too. Pure apart from reading the file and looking at the paths and accounts that it names; safe from any thread.
+When some values are bad the rest is still checked as a whole: bad keys are taken out, and what remains is
+built and checked too. Pure apart from reading the file and looking at the paths and accounts that it names;
+safe from any thread.
 """
 
 import copy
@@ -27,10 +28,12 @@ def load(
     overrides: Sequence[str] = (),
     environ: Mapping[str, str],
 ) -> ServerConfig:
-    """The configuration of the file `path` (None: no file), the environment, and the command line, which counts most.
+    """The configuration of the file `path` (None: no file), the environment, and the command line, which
+    counts most.
 
-    `overrides` are `key=value` texts as after `--set`; `app` overrides the key of that name. Relative paths in the file
-    start at its folder, all others at the current directory. Raises ConfigError with every problem there is.
+    `overrides` are `key=value` texts as after `--set`; `app` overrides the key of that name. Relative paths
+    in the file start at its folder, all others at the current directory. Raises ConfigError with every
+    problem there is.
     """
     here = Path.cwd()
     file = None if path is None else str(Path(path))

@@ -1,11 +1,13 @@
 """Logging for every process of serverd: colour for a person, plain text, or JSON lines for a machine.
 
-Promises: one record is one write(2), so that lines of several processes do not mix; no text from outside can start a
-line of its own, move the cursor or hide anything (control characters are written as escapes); a log that cannot be
-written never raises into the program. Only the logger `serverd` is set up: the application's own loggers are its own.
+Promises: one record is one write(2), so that lines of several processes do not mix; no text from outside can
+look like a line of its own, move the cursor or hide anything (control characters are written as escapes); a log
+that cannot be written never raises into the program. Only the logger `serverd` is set up: the application's
+own loggers are its own.
 
-Threads: records may come from any thread; `logging.Handler` holds its lock around each one, and that lock is renewed in
-a forked child by the logging module. `setup_logging` itself is called once by each process, before it has threads.
+Threads: records may come from any thread; `logging.Handler` holds its lock around each one, and that lock is
+renewed in a forked child by the logging module. `setup_logging` itself is called once by each process, before
+it has threads.
 """
 
 import json
@@ -48,7 +50,7 @@ def _escape(char: str) -> str:
 
 
 def resolve_format(wanted: LogFormat, stream: TextIO) -> ResolvedFormat:
-    """What `auto` means for this stream: colour on a terminal (text if NO_COLOR is set or it is dumb), JSON elsewhere."""
+    """What `auto` means for this stream: colour on a terminal (text if NO_COLOR is set), JSON elsewhere."""
     if wanted != "auto":
         return wanted
     try:
@@ -146,7 +148,7 @@ class ColorFormatter(_LineFormatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         color = _LEVEL_COLOR.get(record.levelname)
         first, *rest = self.lines(record)
         if record.levelno >= logging.WARNING:
@@ -169,7 +171,7 @@ class TextFormatter(_LineFormatter):
 
 
 class JsonFormatter(_LineFormatter):
-    """One JSON object on one line: time (RFC 3339, UTC, ms), level, process, logger, message, exception if there is one."""
+    """One JSON object on one line: time (RFC 3339, UTC, ms), level, process, logger, message, exception if any."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:

@@ -1,11 +1,13 @@
-"""The configuration as the program sees it: frozen dataclasses, one field for each key of server.yaml, with its default.
+"""The configuration as the program sees it: frozen dataclasses, one field for each key of server.yaml, with
+its default.
 
-Promises: a `ServerConfig` that `serverd.config.load` returned is complete and checked: paths are absolute, durations are
-float seconds (0 switches a limit off), sizes are int bytes (0 means no limit), addresses are parsed. One that is built
-directly, `ServerConfig(app="x:y")`, has the same defaults and is not checked, for tests and embedding.
+Promises: a `ServerConfig` that `serverd.config.load` returned is complete and checked: paths are absolute,
+durations are float seconds (0 switches a limit off), sizes are int bytes (0 means no limit), addresses are
+parsed. One that is built directly, `ServerConfig(app="x:y")`, has the same defaults and is not checked, for
+tests and embedding.
 
-Every object here is immutable, holds only immutable values (`env` is a dict that nobody writes to) and can be pickled;
-any thread may read it at any time.
+Every object here is immutable, holds only immutable values (`env` is a dict that nobody writes to) and can be
+pickled; any thread may read it at any time.
 """
 
 import os

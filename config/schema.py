@@ -1,7 +1,7 @@
 """The JSON Schema (draft 2020-12) of server.yaml, for editors: completion, descriptions, and marks at mistakes.
 
-Derived from the model. It is a little more generous than the loader (values with `${VAR}` could become anything), never
-stricter: what the loader takes, an editor does not mark.
+Derived from the model. It is a little more generous than the loader (values with `${VAR}` could become
+anything), never stricter: what the loader takes, an editor does not mark.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """One source of configuration: YAML text turned into plain data that remembers where every key and value stood.
 
-Promises: only plain data comes out (text, None, lists, mappings); no tag makes an object; a key written twice, a complex
-key, a tag, an alias that contains itself are problems, each with its mark. Work is bounded: the file's size, the depth,
-and the number of values after aliases are expanded (the "billion laughs" document is refused, not built).
-`${VAR}`, `${VAR:-default}` and `$$` are expanded in values, with the mark kept.
+Promises: only plain data comes out (text, None, lists, mappings); no tag makes an object; a key written
+twice, a complex key, a tag, an alias that contains itself are problems, each with its mark. Work is bounded:
+the file's size, the depth, and the number of values after aliases are expanded (the "billion laughs" document
+is refused, not built). `${VAR}`, `${VAR:-default}` and `$$` are expanded in values, with the mark kept.
 
 Values stay text: what a key takes is known by the model (kinds.py), not by YAML 1.1's guesses about `no`, `012` or
 `1:30`. Only `null`, `~` and nothing at all are told apart from text, unless they are quoted.
@@ -103,8 +103,8 @@ def read_text(text: str, origin: str, environ: Mapping[str, str] | None) -> Laye
 def read_value(text: str, origin: str, path: KeyPath, layer: Layer) -> Raw:
     """A value from the command line or the environment, its marks and problems put into `layer` under `path`.
 
-    Flow collections and quoted text are YAML; anything else is taken as it stands, so that `#fff`, `*` and `[::1]:80`
-    need no quotes.
+    Flow collections and quoted text are YAML; anything else is taken as it stands, so that `#fff`, `*` and
+    `[::1]:80` need no quotes.
     """
     layer.values[path] = Mark(origin)
     if text in ("", "null", "~"):
@@ -268,8 +268,8 @@ class _Reader:
 def expand(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` with `${VAR}`, `${VAR:-default}` (for a variable that is not set, or empty) and `$$` replaced.
 
-    What was put in is not looked at again. Raises ValueError, in words, for a variable that is not set and for `${`
-    that is not closed; a dollar sign in front of anything else stays.
+    What was put in is not looked at again. Raises ValueError, in words, for a variable that is not set and
+    for `${` that is not closed; a dollar sign in front of anything else stays.
     """
 
     def replace(match: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
 """How the model declares a key: its kind, its default, and one sentence for people.
 
-`key` and `section` are used in model.py only, as the right-hand side of a dataclass field. `specs(cls)` gives the
-declarations back, and everything else (loading, the schema, `serverd init`, printing the effective configuration) is
-derived from them: a key is written down once.
+`key` and `section` are used in model.py only, as the right-hand side of a dataclass field. `specs(cls)` gives
+the declarations back, and everything else (loading, the schema, `serverd init`, printing the effective
+configuration) is derived from them: a key is written down once.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,9 @@ from .kinds import Kind, Raw
 class KeySpec:
     """The declaration of one key. Exactly one of `kind` and `section` is set.
 
-    `written` is the default as one writes it in the file, where that is not simply the default value (a path that is
-    relative to the file). `example` goes with `required`. `optional` is for sections that may be absent.
+    `written` is the default as one writes it in the file, where that is not simply the default value (a path
+    that is relative to the file). `example` goes with `required`. `optional` is for sections that may be
+    absent.
     """
 
     name: str

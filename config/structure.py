@@ -1,8 +1,8 @@
 """From plain data to a `ServerConfig`, with every fault found in one go. The library cattrs does the walking.
 
-Each section of the model gets a structure hook made by cattrs, with unknown keys forbidden and detailed validation on;
-each key is read by its kind. The exception groups that cattrs raises are flattened into `Fault`s, which know the path
-inside the data but not the file: loader.py puts the two together.
+Each section of the model gets a structure hook made by cattrs, with unknown keys forbidden and detailed
+validation on; each key is read by its kind. The exception groups that cattrs raises are flattened into
+`Fault`s, which know the path inside the data but not the file: loader.py puts the two together.
 """
 
 from collections.abc import Callable, Iterator

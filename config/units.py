@@ -1,8 +1,9 @@
 """Durations and sizes as people write them: `30s`, `1h30m`, `200ms`; `8KiB`, `10MB`, `65536`.
 
-Reading is exact (fractions, not floating point, until the last step) and strict: `8K` or `5 fortnights` is refused rather
-than guessed, because a K that is 1000 to one reader and 1024 to another is how limits go wrong. Writing gives a text that
-reads back as the same number, for every number that reading can give. Everything here is pure.
+Reading is exact (fractions, not floating point, until the last step) and strict: `8K` or `5 fortnights` is
+refused rather than guessed, because a K that is 1000 to one reader and 1024 to another is how limits go
+wrong. Writing gives a text that reads back as the same number, for every number that reading can give.
+Everything here is pure.
 """
 
 import re
@@ -62,7 +63,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest usual text for `seconds` (>= 0, finite) that `parse_duration` reads back as exactly the same number."""
+    """The usual text for `seconds` (>= 0, finite) that `parse_duration` reads back as exactly the same number."""
     if seconds == 0:
         return "0"
     if seconds == int(seconds):
