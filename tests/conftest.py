@@ -1,4 +1,4 @@
-"""What every test gets: no folder of the repository on sys.path, and tests that need more than a plain user are skipped.
+"""What every test gets: no folder of the repository on sys.path, and a skip where user or machine lack something.
 
 `.venv/bin/pytest` never puts the repository on sys.path, `python -m pytest` does: it is taken off again here, so that
 the rooms can be reached as `serverd.config` and never as `config`. Helpers are imported as `from tests.support...`

@@ -21,16 +21,16 @@ UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*") if path.suffix
 NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.db*")
 
 # Loads each room, what is at the bottom of one, the units and the marker for type checkers; says where it all is.
-TRY_IT = """
+TRY_IT = f"""
 import importlib.resources, pathlib, sys
 sys.path[:0] = sys.argv[1:]
 import serverd, serverd.config, serverd.server.http, serverd.supervisor.cli
 files = importlib.resources.files(serverd)
 assert (files / "py.typed").is_file(), "py.typed"
-for unit in %r:
+for unit in {UNITS!r}:
     assert "[Unit]" in (files / "systemd" / unit).read_text(), unit
 print(pathlib.Path(serverd.__file__).parent)
-""" % (UNITS,)
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -139,4 +139,6 @@ def test_the_constraints_hold_versions_and_no_addresses() -> None:
     for pin in pins:
         name, equals, version = pin.partition("==")
         assert name.replace("-", "").replace("_", "").replace(".", "").isalnum(), pin
-        assert equals and version[0].isdigit() and not set(version) & set(" @:/;"), pin
+        assert equals, pin
+        assert version[0].isdigit(), pin
+        assert not set(version) & set(" @:/;"), pin
