@@ -6,6 +6,7 @@ folder of the file they stand in, and those of the command line and the environm
 Everything here is pure.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,19 @@ def command_line_layer(app: str | None, overrides: Sequence[str]) -> Layer:
         layer.values["app",] = layer.keys["app",] = Mark(COMMAND_LINE)
         layer.data["app"] = app
     return layer
+
+
+def absolute(overrides: Sequence[str], base: Path) -> list[str]:
+    """`overrides` (all valid) with relative paths taken from `base`, so that they mean the same elsewhere."""
+    result = []
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        value: Raw = anchor(command_line_layer(None, [text]), base).data
+        for part in split_key(key):
+            assert isinstance(value, dict)
+            value = value[part]
+        result.append(f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return result
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
