@@ -14,9 +14,10 @@ import json
 import socket
 from dataclasses import dataclass
 
-# The default send buffer of an AF_UNIX socket is 208 KiB (net.core.wmem_default) and a packet must fit into it.
-MAX_MESSAGE = 128 * 1024
-_MAX_TEXT = 32 * 1024
+# The default send buffer of an AF_UNIX socket is 208 KiB (net.core.wmem_default) and a packet must fit into it: two
+# texts of 16 Ki characters are at most 128 KiB of UTF-8.
+MAX_MESSAGE = 208 * 1024
+_MAX_TEXT = 16 * 1024
 
 
 class ChannelError(Exception):
@@ -78,7 +79,8 @@ _BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in (Ready, BootF
 def encode(message: Message) -> bytes:
     """The packet for ``message``; long texts lose their middle so that it always fits."""
     fields = {name: _shorten(getattr(message, name)) for name in _fields(type(message))}
-    return json.dumps({"type": type(message).__name__, **fields}).encode()
+    text = json.dumps({"type": type(message).__name__, **fields}, ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
 
 
 def decode(packet: bytes) -> Message:

@@ -1,0 +1,143 @@
+"""Calls the application for one request at a time, on a worker's thread, and sees to the end of every call.
+
+Promises: exactly one call for each request; an exception, a missing or an unfinished response becomes a 500 (or a cut
+connection when the response has begun) and a traceback in the log, never a dead thread. An application that waits goes on
+in the same coroutine, in the worker's loop. Refuses: to retry, or to hide that a response was cut.
+
+Belongs to its worker's thread; ``pending`` may be read from others (see ``SyncWorker.in_flight``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from .asgi.cycle import Cycle
+from .asgi.scope import ScopeBuilder
+from .connection import Connection
+from .exchange import ClientGone, Exchange
+from .http.events import RequestReceived
+from .http.response import ResponseError
+from .sync_app import RawRequest, SyncApp
+
+if TYPE_CHECKING:
+    from .app_loader import ASGIApp
+    from .sync_worker import SyncWorker
+
+errors = logging.getLogger("serverd.error")
+
+_OTHER_LOOP: Final = "attached to a different loop"
+_advised = threading.Event()
+
+
+class AppRunner:
+    """See the module. ``ended`` is called, in the loop, when an exchange that had to wait is over."""
+
+    def __init__(
+        self, worker: SyncWorker, app: ASGIApp, sync_app: SyncApp | None, ended: Callable[[Exchange], None]
+    ) -> None:
+        self._worker = worker
+        self._app = app
+        self._sync_app = sync_app
+        self._ended = ended
+        self.scopes = ScopeBuilder(worker.config.workers.root_path)
+        self.pending: dict[asyncio.Task[Any], Cycle] = {}
+        self.current: Exchange | None = None
+
+    def may_block(self) -> bool:
+        """Whether the running request may block the thread: no *other* request waits in its loop."""
+        pending = self.pending
+        return not pending or (len(pending) == 1 and asyncio.current_task() in pending)
+
+    def start(self, conn: Connection, request: RequestReceived, body: bytes) -> Cycle:
+        """Run the application as far as it goes without waiting. The exchange's task is in ``pending`` if it waits."""
+        worker = self._worker
+        cycle = Cycle(worker, conn, request, body)
+        self.current = cycle
+        try:
+            if self._sync_app is not None and self._call_sync(cycle):
+                return cycle
+            coro = self._app(self.scopes.build(conn, request), cycle.receive, cycle.send)
+            # Stepped here and now; no event loop is needed unless it waits. 0.5 us instead of a turn of the loop.
+            task = asyncio.Task(coro, loop=worker.loop, eager_start=True)  # type: ignore[arg-type]
+            if task.done():
+                self._finish(cycle, None if task.cancelled() else task.exception())
+            else:
+                self.pending[task] = cycle
+                task.add_done_callback(self._task_done)
+        except BaseException as exc:  # not a coroutine at all, or SystemExit passed on by the task
+            self._finish(cycle, exc)
+        finally:
+            self.current = None
+        return cycle
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        cycle = self.pending.pop(task)
+        self._finish(cycle, asyncio.CancelledError() if task.cancelled() else task.exception())
+        self._ended(cycle)
+
+    def _finish(self, cycle: Cycle, exc: BaseException | None) -> None:
+        """The call is over: see that its response is."""
+        if exc is None:
+            if not cycle.done:
+                begun = cycle.framer is not None
+                _report(cycle, "returned before its response was complete" if begun else "returned without a response")
+                cycle.fail(500, "Internal Server Error")
+        elif not isinstance(exc, ClientGone):
+            _report(cycle, "raised an exception", exc)
+            cycle.fail(500, "Internal Server Error")
+
+    def _call_sync(self, cycle: Cycle) -> bool:
+        """Let ``handle_sync`` have the request. False when it leaves it to ASGI, or the body is not all here."""
+        assert self._sync_app is not None
+        if cycle.conn.request is not None:
+            return False
+        request = cycle.request
+        raw = RawRequest(
+            request.method.encode("ascii"),
+            request.raw_path,
+            request.query,
+            tuple(request.headers),
+            cycle.body or b"",
+            cycle.conn.peer,
+            cycle.conn.local,
+            request.version,
+        )
+        response = self._sync_app.handle_sync(raw)
+        if response is None:
+            return False
+        try:
+            cycle.begin(response.status, response.headers, response.body, False)
+        except ClientGone:
+            pass
+        return True
+
+
+def _report(cycle: Cycle, what: str, exc: BaseException | None = None) -> None:
+    """Log an application's error with the request that met it; the path is escaped by the log's formatter."""
+    request = cycle.request
+    path = request.raw_path.decode("ascii", "backslashreplace")
+    errors.error("%s %s: the application %s", request.method, path, what, exc_info=exc)
+    if isinstance(exc, ResponseError):
+        errors.error("%s %s: its response was refused: %s", request.method, path, exc)
+    if isinstance(exc, RuntimeError) and _OTHER_LOOP in str(exc) and not _advised.is_set():
+        _advised.set()
+        errors.error(
+            "an object of one event loop was used in another: each worker thread has a loop of its own. Create such "
+            "clients per request, or in each thread; one shared loop (workers.mode: async) is not yet supported"
+        )
+
+
+def describe(exchange: Exchange, now: float) -> str:
+    """One line for a person: which request, since when."""
+    request = exchange.request
+    return f"{request.method} {request.raw_path.decode('ascii', 'backslashreplace')} ({now - exchange.since:.1f} s)"
+
+
+def gil_enabled() -> bool:
+    """Whether this interpreter runs one thread at a time."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -1,0 +1,229 @@
+"""The ASGI application's view of one request: ``receive`` and ``send`` (ASGI HTTP spec 2.5).
+
+Promises: a body that was buffered before the application was called is given in one ``http.request``; a larger one as it
+arrives, with back-pressure; ``http.disconnect`` when the client goes away or the response is complete. ``send`` returns
+at once while the client keeps up and otherwise waits, without holding the thread, until it reads. Refuses: messages
+out of order (RuntimeError into the application, as its author must see it).
+
+Belongs to its worker's thread and event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from ..connection import Connection
+from ..exchange import ClientGone, Exchange
+from ..http.events import ProtocolError
+from ..http.response import ResponseError
+
+Message = dict[str, Any]
+
+# A streaming application is held back while more than this waits for the client; asyncio's own high-water mark.
+HIGH_WATER: Final = 64 * 1024
+# A slow reader's deadline is renewed only when it took at least this much: 64 KiB in 30 s is 2 KiB/s.
+PROGRESS: Final = 64 * 1024
+# Bytes of further pipelined requests that are read while the application waits for a disconnect.
+_AHEAD: Final = 64 * 1024
+
+_DISCONNECT: Final = "http.disconnect"
+
+
+class Cycle(Exchange):
+    """See the module."""
+
+    __slots__ = ("_gone", "_head", "_reading", "_room", "_timer", "_writing")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
+        self._reading: asyncio.Future[None] | None = None  # somebody waits for body bytes or the end of the client
+        self._room: asyncio.Future[None] | None = None  # somebody waits until the client reads
+        self._writing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone = False
+
+    # -- receive ---------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """The next ``http.request`` or ``http.disconnect``."""
+        body = self.body
+        if body is not None:
+            self.body = None
+            return {"type": "http.request", "body": body, "more_body": self.conn.request is not None}
+        while not self.done and not self._gone and self.conn.request is not None:
+            piece = self._more_body()
+            if piece is None:
+                await self._readable(self.worker.timeouts.body)
+            elif piece or self.conn.request is None:
+                return {"type": "http.request", "body": piece, "more_body": self.conn.request is not None}
+        while not self.done and not self._gone:
+            if len(self.conn.inbox) < _AHEAD:
+                self._look_ahead()
+            if not self.done and not self._gone:
+                await self._readable(0, watch=len(self.conn.inbox) < _AHEAD)
+        return {"type": _DISCONNECT}
+
+    def _more_body(self) -> bytes | None:
+        """Decoded body bytes that have arrived; None when there are none now."""
+        conn = self.conn
+        try:
+            data = conn.take()
+            if data is None:
+                return None
+            if not data:
+                self._vanished()
+                return b""
+            return self.worker.decode(conn, data)
+        except OSError:
+            self._vanished()
+        except ProtocolError as exc:
+            self._gone = True
+            self.fail(exc.status, exc.message)
+        return b""
+
+    def _look_ahead(self) -> None:
+        """Read what the client sent after its request: its end, or the next requests."""
+        conn = self.conn
+        try:
+            data = conn.take(_AHEAD)
+        except OSError:
+            self.cut()
+            return
+        if data == b"":
+            self._vanished()
+        elif data:
+            conn.inbox += data
+
+    def _vanished(self) -> None:
+        """The client sends no more. It may still read: a response that is under way goes on until sending fails."""
+        self._gone = True
+        if self.conn.request is not None:  # a truncated body is never a complete one
+            self.cut()
+
+    async def _readable(self, seconds: float, *, watch: bool = True) -> None:
+        """Wait until the socket has something, the response is complete, or (answered 408) the time is over."""
+        loop = self.worker.loop
+        if self._reading is None:
+            self._reading = loop.create_future()
+            if watch:
+                loop.add_reader(self.conn.fd, _resolve, self._reading)
+        waiter = self._reading
+        timer = loop.call_later(seconds, self._too_slow) if seconds else None
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._reading is waiter:
+                self._reading = None
+                if not self.done:
+                    loop.remove_reader(self.conn.fd)
+
+    def _too_slow(self) -> None:
+        self._gone = True
+        self.fail(408, "the request body did not arrive in time (timeouts.body)")
+        if self._reading is not None:
+            _resolve(self._reading)
+
+    # -- send ------------------------------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        """Take ``http.response.start`` or ``http.response.body``. Raises ClientGone (an OSError), RuntimeError."""
+        kind = message["type"]
+        if kind == "http.response.body":
+            body = message.get("body", b"")
+            more = message.get("more_body", False)
+            if self.done:
+                self._refuse_late(message)
+            elif self._head is not None:
+                status, headers = self._head
+                try:
+                    self.begin(status, headers, body, more)
+                finally:
+                    self._head = None
+            elif self.framer is None:
+                raise RuntimeError("http.response.body came before http.response.start")
+            else:
+                try:
+                    self.go_on(body, more)
+                except ResponseError:
+                    self.cut()
+                    raise
+            if not self.done and self.conn.out is not None:
+                await self._held_back()
+        elif kind == "http.response.start":
+            if self.done:
+                self._refuse_late(message)
+            elif self._head is not None or self.framer is not None:
+                raise RuntimeError("http.response.start was sent twice")
+            else:
+                self._head = (message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError(f"unexpected ASGI message type {kind!r}")
+
+    def _refuse_late(self, message: Message) -> None:
+        framer = self.framer
+        if framer is not None and framer.complete:
+            raise RuntimeError(f"{message['type']} was sent after the response was complete")
+        raise ClientGone(0, "the client has disconnected")
+
+    async def _held_back(self) -> None:
+        """See that buffered bytes are sent while the application does other things; wait if they are many."""
+        loop = self.worker.loop
+        if not self._writing:
+            self._writing = True
+            self.conn.taken = 0
+            loop.add_writer(self.conn.fd, self._on_writable)
+            self._start_timer()
+        if self.conn.pending_out > HIGH_WATER:
+            self._room = loop.create_future()
+            await self._room
+            if self.done:
+                raise ClientGone(0, "the client did not read the response in time (timeouts.write)")
+
+    def _on_writable(self) -> None:
+        conn = self.conn
+        try:
+            empty = conn.flush()
+        except OSError:
+            self.cut()
+            return
+        if conn.taken >= PROGRESS or empty:
+            conn.taken = 0
+            self._stop_timer()
+            if not empty:
+                self._start_timer()
+        if empty:
+            self._writing = False
+            self.worker.loop.remove_writer(conn.fd)
+        if self._room is not None and conn.pending_out <= HIGH_WATER:
+            _resolve(self._room)
+
+    def _start_timer(self) -> None:
+        if self.worker.timeouts.write:
+            self._timer = self.worker.loop.call_later(self.worker.timeouts.write, self.cut)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def released(self) -> None:
+        """Before the connection goes: no watcher of this loop stays on its descriptor, nobody goes on waiting."""
+        self._stop_timer()
+        conn: Connection = self.conn
+        if self._writing:
+            self._writing = False
+            self.worker.loop.remove_writer(conn.fd)
+        if self._reading is not None:
+            self.worker.loop.remove_reader(conn.fd)
+            _resolve(self._reading)
+        if self._room is not None:
+            _resolve(self._room)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,56 @@
+"""The ASGI connection scope of an HTTP request (ASGI HTTP spec 2.5, "HTTP Connection Scope").
+
+Promises every key of the specification with the right type: ``path`` decoded from percent-encoding and UTF-8,
+``raw_path`` as sent, lower-case header names, and for each request its own shallow copy of the lifespan state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from ..connection import Connection
+from ..http.events import RequestReceived
+
+Scope = dict[str, Any]
+
+
+class ScopeBuilder:
+    """Builds scopes for one worker. One thread's own: the small constant parts are shared by its requests only."""
+
+    __slots__ = ("_asgi", "_raw_root", "_root_path", "state")
+
+    def __init__(self, root_path: str = "") -> None:
+        self._asgi = {"version": "3.0", "spec_version": "2.5"}
+        self._root_path = root_path
+        self._raw_root = root_path.encode()
+        self.state: dict[str, Any] | None = None
+
+    def build(self, conn: Connection, request: RequestReceived) -> Scope:
+        """The scope of ``request``, which came over ``conn``."""
+        raw_path = request.raw_path
+        path = raw_path.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        if self._root_path:
+            # As Starlette and FastAPI expect it since ASGI 3.0's clarification: path includes root_path.
+            path = self._root_path + path
+            raw_path = self._raw_root + raw_path
+        scope: Scope = {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": request.version,
+            "method": request.method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": request.query,
+            "root_path": self._root_path,
+            "headers": request.headers,
+            "client": conn.peer,
+            "server": conn.local,
+            "extensions": {},
+        }
+        if self.state is not None:
+            scope["state"] = self.state.copy()
+        return scope

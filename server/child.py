@@ -1,0 +1,275 @@
+"""A child's own body: load the application, start its lifespan and its workers, listen to the master, drain, exit.
+
+Promises: ``Ready`` is sent only when every worker waits for requests; what fails before is one ``BootFailed`` with the
+application's traceback; a child that loses its master drains and exits; after ``Drain`` everything received is answered, and
+at the deadline what is left is named, never silently cut. Refuses: decisions about other children (the master's).
+
+Threads: ``main`` runs in the process's main thread, which then listens to the channel, counts deadlines and writes the
+access log; the workers and the home loop have threads of their own. Of a worker it uses only what the worker's module names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+import setproctitle
+
+from ..config import ServerConfig
+from ..config.logs import resolve_format
+from .access_log import FLUSH_AFTER, AccessLog
+from .app_loader import AppLoadError, LoadedApp, load_app
+from .app_runner import describe, gil_enabled
+from .asgi.lifespan import Lifespan, LifespanFailed
+from .asgi.run_sync import patch_libraries
+from .async_pool import AsyncPool
+from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
+from .conn_queue import ConnectionQueue
+from .farewell import Refuser
+from .sync_worker import SyncWorker
+
+logger = logging.getLogger("serverd.worker")
+
+BOOT_FAILED: Final = 3
+NOT_LOADABLE: Final = 4
+# How long a lifespan shutdown may take when the graceful time is used up already, in seconds.
+_LAST_WORDS: Final = 5.0
+# How long the workers may take to leave once nothing is left to serve: they only have to wake up.
+_LEAVING: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """All that a child is told. The sockets listen already; they and the channel belong to the child from now on."""
+
+    index: int
+    generation: int
+    config: ServerConfig
+    sockets: tuple[socket.socket, ...]
+    channel: Channel
+
+
+def main(spec: ChildSpec) -> int:
+    """The child's whole life; returns its exit status: 0, or 3 and 4 when it could not boot."""
+    began = time.monotonic()
+    config = spec.config
+    setproctitle.setproctitle(f"serverd: worker {spec.index} g{spec.generation}")
+    faulthandler.enable()
+    # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.update(config.env)
+    try:
+        app = load_app(config)
+    except AppLoadError as exc:
+        spec.channel.send(BootFailed("import", NOT_LOADABLE, str(exc), exc.traceback))
+        return NOT_LOADABLE
+    patch_libraries()
+    child = _Child(spec, app)
+    try:
+        if not child.start_lifespan():
+            return 0
+    except LifespanFailed as exc:
+        spec.channel.send(BootFailed("lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text))
+        return BOOT_FAILED
+    child.start_workers()
+    spec.channel.send(child.readiness(time.monotonic() - began))
+    return child.serve()
+
+
+class _Child:
+    """The parts of one running child. Belongs to the main thread."""
+
+    def __init__(self, spec: ChildSpec, app: LoadedApp) -> None:
+        config = spec.config
+        self._spec = spec
+        self._config = config
+        self._app = app
+        self._pool = AsyncPool()
+        self._lifespan = Lifespan(app.app)
+        self._queue = ConnectionQueue(config.timeouts, max_connections=config.limits.connections)
+        self._log: AccessLog | None = None
+        if config.logging.access:
+            form = resolve_format(config.logging.format, sys.stdout)
+            self._log = AccessLog(form, sys.stdout.fileno(), self._queue.notice)
+        self._refuser = Refuser(self._queue, self._log and self._log.for_worker())
+        self._workers: list[SyncWorker] = []
+        self._threads: list[threading.Thread] = []
+        self._terminated = False
+        self._poll = select.poll()
+        self._poll.register(spec.channel.fileno(), select.POLLIN)
+        self._poll.register(self._queue.attention, select.POLLIN)
+
+    # -- boot --------------------------------------------------------------------------------------------------------
+
+    def start_lifespan(self) -> bool:
+        """Run the application's startup. False if the master wants no more of this child. Raises LifespanFailed."""
+        self._pool.start()
+        started = self._pool.call(self._lifespan.startup())
+        started.add_done_callback(lambda _: self._queue.notice())
+        while not started.done():
+            self._poll.poll()
+            self._noticed()
+            if not started.done() and self._order() is not None:
+                return False
+        started.result()
+        return True
+
+    def start_workers(self) -> None:
+        """Start every thread; listen when the last one runs."""
+        config = self._config
+        for number in range(config.workers.thread_count()):
+            worker = SyncWorker(
+                config,
+                self._app.app,
+                None,
+                worker_id=number,
+                conn_queue=self._queue,
+                async_pool=self._pool,
+                sync_app=self._app.sync_app,
+                access_log=self._log and self._log.for_worker(),
+            )
+            if self._lifespan.supported:
+                worker.set_lifespan_state(self._lifespan.state)
+            self._workers.append(worker)
+            # Daemons: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
+            thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        for sock in self._spec.sockets:
+            self._queue.add_listener(sock)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def readiness(self, seconds: float) -> Ready:
+        return Ready(
+            pid=os.getpid(),
+            threads=len(self._threads),
+            gil=gil_enabled(),
+            gil_culprit=self._app.gil_culprit,
+            seconds=seconds,
+            app=self._app.name,
+        )
+
+    # -- serving -----------------------------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Until the master says otherwise, or is gone; then drain."""
+        while True:
+            order = self._wait(None)
+            if order is not None:
+                return self._drain(order)
+
+    def _wait(self, deadline: float | None) -> Drain | Stop | None:
+        """One turn: sleep until something happens or is due, do what is due, and return what the master ordered."""
+        now = time.monotonic()
+        due = self._queue.tend(now, self._refuser.expired)
+        if self._log is not None and self._log.waiting:
+            due = min(due, now + FLUSH_AFTER)
+        if deadline is not None:
+            due = min(due, deadline)
+        events = self._poll.poll(max(0.0, due - now) * 1000 + 1)
+        if any(fd == self._queue.attention for fd, _ in events):
+            self._noticed()
+        if self._log is not None and not events:
+            self._log.flush()
+        if self._terminated:
+            self._terminated = False
+            return Drain(self._config.timeouts.graceful, final=True)
+        return self._order() if any(fd != self._queue.attention for fd, _ in events) else None
+
+    def _order(self) -> Drain | Stop | None:
+        """What the master wants. Its end is an order too: nobody would ever send another."""
+        channel = self._spec.channel
+        if not select.select([channel], [], [], 0)[0]:
+            return None
+        try:
+            message = channel.recv()
+        except ChannelError as exc:
+            logger.error("%s; ignored", exc)
+            return None
+        if message is None:
+            logger.warning("the master is gone: draining and leaving")
+            self._poll.unregister(channel.fileno())
+            return Drain(self._config.timeouts.graceful, final=True)
+        if isinstance(message, Drain | Stop):
+            return message
+        logger.error("channel: %s is not for a child; ignored", type(message).__name__)
+        return None
+
+    def _noticed(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._queue.attention)
+
+    def _on_term(self, number: int, frame: object) -> None:
+        # Runs in the main thread between two bytecodes; the eventfd ends the poll that Python would resume.
+        self._terminated = True
+        self._queue.notice()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _drain(self, order: Drain | Stop) -> int:
+        """Finish what was received, as long as the order allows; say what could not be; leave."""
+        deadline = time.monotonic()
+        if isinstance(order, Drain):
+            deadline += order.graceful
+            self._begin_drain(order)
+            while not self._drained() and time.monotonic() < deadline:
+                further = self._wait(deadline)
+                if isinstance(further, Stop):
+                    break
+                if further is not None and not order.final:
+                    # A retiring child hears that the whole server stops: no attrition any more, and the sooner end.
+                    deadline = min(deadline, time.monotonic() + further.graceful)
+                    self._queue.close_idle()
+        cut = self._cut_off()
+        self._shut_down(max(deadline - time.monotonic(), _LAST_WORDS))
+        self._spec.channel.send(Drained(sum(worker.requests for worker in self._workers), cut))
+        return 0
+
+    def _begin_drain(self, order: Drain) -> None:
+        for worker in self._workers:
+            worker.start_draining()
+        self._queue.stop_accepting(take_backlog=order.final)
+        if order.final or order.close_idle:
+            self._queue.close_idle()
+
+    def _drained(self) -> bool:
+        return not len(self._queue) and all(worker.is_idle() for worker in self._workers)
+
+    def _cut_off(self) -> list[str]:
+        """Name the requests that are given up, and let the workers go."""
+        now = time.monotonic()
+        cut = [describe(exchange, now) for worker in self._workers for exchange in worker.in_flight()]
+        for line in cut:
+            logger.warning("cut off at the end of timeouts.graceful: %s", line)
+        self._queue.wake()
+        deadline = now + (0.0 if cut else _LEAVING)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return cut
+
+    def _shut_down(self, seconds: float) -> None:
+        """The lifespan's shutdown, then the log's last lines."""
+        ended: Future[None] = self._pool.call(self._lifespan.shutdown())
+        try:
+            ended.result(seconds)
+        except TimeoutError:
+            logger.warning("the application's lifespan shutdown did not end within %.1f s", seconds)
+        except Exception:
+            logger.exception("the application's lifespan shutdown failed")
+        if not self._pool.stop():
+            logger.warning("tasks of the home loop did not end when they were cancelled")
+        if self._log is not None:
+            self._log.flush()

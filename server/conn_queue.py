@@ -1,0 +1,328 @@
+"""The queue of connections: one epoll of a child, on which every worker thread waits.
+
+The kernel is the queue. Listening sockets and parked connections are registered ONESHOT, so one event wakes one thread,
+which then owns what it got: there is no dispatcher, and a worker accepts only when it is idle.
+
+Promises: ``get`` gives each ready connection to exactly one caller; a parked connection costs no thread; a failing
+system call neither ends nor spins a loop (accept errors pause the listener and ``tend`` resumes it). Refuses: to look
+into a connection's bytes.
+
+Threads: ``get``, ``park`` and ``close`` are called by any worker for a connection that it owns; everything else by the
+child's main thread. ``_table`` is one dict, whose single operations are atomic in CPython (with and without a GIL); the
+ownership lock of each connection decides every race between them (see ``connection``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..config import TimeoutsConfig
+from .connection import Address, Connection, Phase, Server
+from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
+
+logger = logging.getLogger("serverd.worker")
+
+_LISTEN: Final = select.EPOLLIN | select.EPOLLONESHOT
+# Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling"): try the next one.
+_NEXT: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EINTR,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+    }
+)
+# epoll_ctl on a descriptor that was closed, or closed and used again, by the connection's next owner.
+_STALE: Final = frozenset({errno.ENOENT, errno.EBADF, errno.EEXIST})
+# How long a listener rests when the machine is out of descriptors or memory. A peer without a pause made 20,000 failing
+# calls in 5 s; half of a typical client's connect retry is too short to be noticed.
+_PAUSE: Final = 0.1
+# How long a closing connection may still send what is thrown away; 2 s is nginx's lingering_timeout of 5 s, shortened
+# because here nothing but the error message is at stake.
+LINGER: Final = 2.0
+
+
+class ConnectionQueue:
+    """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded."""
+
+    def __init__(
+        self,
+        timeouts: TimeoutsConfig | None = None,
+        *,
+        max_connections: int = 0,
+        record: Callable[[LifecycleEvent], None] | None = None,
+    ) -> None:
+        limits = timeouts or TimeoutsConfig()
+        self._seconds: dict[Phase, float] = {
+            Phase.IDLE: limits.keep_alive,
+            Phase.HEAD: limits.head,
+            Phase.BODY: limits.body,
+            Phase.WRITING: limits.write,
+            Phase.LINGERING: LINGER,
+        }
+        self._shortest = min(seconds for seconds in self._seconds.values() if seconds > 0)
+        self._max = max_connections
+        self._record = record
+        self._epoll = select.epoll()
+        self._table: dict[int, Connection] = {}
+        self._listeners: dict[int, socket.socket] = {}
+        self._paused: dict[int, float] = {}  # listener's descriptor -> when it may be tried again
+        self._numbers = 0
+        self._numbers_lock = threading.Lock()
+        self._accepting = True
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        # Written when the child's main thread should look: a listener was paused, or the last connection of a drain left.
+        self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.closed = False
+
+    # -- for workers ---------------------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Connection | None:
+        """The next connection with something to do, owned by the caller; None after ``timeout`` s or when woken."""
+        while True:
+            try:
+                events = self._epoll.poll(timeout, 1)
+            except OSError as exc:
+                _rest_after(exc)
+                return None
+            if not events:
+                return None
+            fd = events[0][0]
+            conn = self._table.get(fd)
+            if conn is not None:
+                if conn.owned.acquire(False):
+                    return conn
+            elif (listener := self._listeners.get(fd)) is not None:
+                conn = self._accept(listener)
+                if conn is not None:
+                    return conn
+            elif fd == self._wake:
+                return None
+            if timeout == 0:
+                return None
+
+    def park(self, conn: Connection, *, keep_deadline: bool = False) -> None:
+        """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
+        phase = conn.phase
+        if not keep_deadline:
+            seconds = self._seconds[phase]
+            conn.deadline = time.monotonic() + seconds if seconds else float("inf")
+        fd = conn.fd
+        arm = self._epoll.modify if conn.registered else self._epoll.register
+        conn.registered = True
+        conn.owned.release()
+        # From here on another thread may own, or even have closed, the connection: then its descriptor is unknown to
+        # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
+        try:
+            arm(fd, phase.interest)
+        except OSError as exc:
+            if exc.errno not in _STALE:
+                self._unparkable(conn, exc)
+
+    def close(self, conn: Connection) -> None:
+        """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
+        if conn.phase is Phase.CLOSED:
+            return
+        conn.move(Phase.CLOSED)
+        self._table.pop(conn.fd, None)
+        conn.out = None
+        conn.close()
+        if self._record is not None:
+            now = time.monotonic()
+            self._record(ConnectionCompleted(conn.id, now, conn.requests, now - conn.opened))
+        if self._paused or not self._accepting:
+            self.notice()
+
+    def _accept(self, listener: socket.socket) -> Connection | None:
+        """Accept one connection and let the listener wake the next thread."""
+        fd = listener.fileno()
+        try:
+            sock, address = listener.accept()
+        except BlockingIOError:
+            self._arm(fd)
+            return None
+        except OSError as exc:
+            if exc.errno in _NEXT:
+                self._arm(fd)
+            elif self._accepting:
+                self._pause(fd, exc)
+            return None
+        conn = self._adopt(sock, address, listener)
+        if self._max and len(self._table) >= self._max:
+            self._pause(fd, None)
+        else:
+            self._arm(fd)
+        return conn
+
+    def _adopt(self, sock: socket.socket, address: object, listener: socket.socket) -> Connection:
+        """The Connection of a newly accepted socket, owned by the caller."""
+        now = time.monotonic()
+        with self._numbers_lock:
+            self._numbers += 1
+            number = self._numbers
+        local: Server
+        if sock.family == socket.AF_UNIX:
+            local = (str(listener.getsockname()), None)
+        else:
+            local = sock.getsockname()[:2]
+        conn = Connection(number, sock.family, sock.detach(), _inet(address), local, now)
+        seconds = self._seconds[Phase.HEAD]
+        conn.deadline = now + seconds if seconds else float("inf")
+        self._table[conn.fd] = conn
+        if self._record is not None:
+            self._record(ConnectionOpened(conn.id, 0, now, conn.peer))
+        return conn
+
+    def _arm(self, fd: int) -> None:
+        """Let the listener's next connection wake a thread. It may have been removed meanwhile, by a drain."""
+        try:
+            self._epoll.modify(fd, _LISTEN)
+        except OSError as exc:
+            if exc.errno not in _STALE:
+                self._pause(fd, exc)
+
+    def _unparkable(self, conn: Connection, exc: OSError) -> None:
+        """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) left to wait for this connection."""
+        logger.warning("connection %d closed: cannot wait for it: %s", conn.id, exc)
+        if conn.owned.acquire(False):
+            self.close(conn)
+
+    def _pause(self, fd: int, exc: OSError | None) -> None:
+        """Leave the listener disarmed until ``tend`` finds room. The backlog keeps what comes meanwhile."""
+        if exc is not None and fd not in self._paused:
+            logger.warning("accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE)
+        self._paused[fd] = time.monotonic() + _PAUSE
+        self.notice()
+
+    # -- for the child's main thread -----------------------------------------------------------------------------
+
+    def add_listener(self, sock: socket.socket) -> None:
+        """Accept from ``sock`` (listening; made non-blocking here, as two children may race for one connection)."""
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            # Inherited by every accepted socket (tcp(7)): a response is one write and must not wait for an ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._listeners[sock.fileno()] = sock
+        self._epoll.register(sock.fileno(), _LISTEN)
+
+    def stop_accepting(self, *, take_backlog: bool) -> None:
+        """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
+        self._accepting = False
+        for fd, listener in list(self._listeners.items()):
+            del self._listeners[fd]
+            self._paused.pop(fd, None)
+            self._epoll.unregister(fd)
+            while take_backlog:
+                try:
+                    sock, address = listener.accept()
+                except OSError as exc:
+                    if exc.errno in _NEXT:
+                        continue
+                    break
+                self.park(self._adopt(sock, address, listener), keep_deadline=True)
+            listener.close()
+        self.notice()
+
+    def tend(self, now: float, expired: Callable[[Connection], None]) -> float:
+        """Resume listeners, hand every expired connection (owned) to ``expired``; the time when to call again.
+
+        A deadline that is set after this call is at least the shortest timeout away, so none is overslept.
+        """
+        again = now + self._shortest
+        for fd, until in list(self._paused.items()):
+            if until > now:
+                again = min(again, until)
+            elif self._max and len(self._table) >= self._max:
+                pass  # the next close() calls again
+            else:
+                self._paused.pop(fd, None)
+                self._arm(fd)
+        for conn in self.connections():
+            deadline = conn.deadline
+            if deadline > now:
+                again = min(again, deadline)
+            elif conn.owned.acquire(False):
+                if conn.deadline <= now and conn.phase is not Phase.RUNNING:
+                    expired(conn)
+                else:
+                    self.park(conn, keep_deadline=True)
+        return again
+
+    def close_idle(self) -> None:
+        """Close the parked connections that wait for a request and have not begun to send one."""
+        for conn in self.connections():
+            if conn.phase not in (Phase.IDLE, Phase.HEAD) or not conn.owned.acquire(False):
+                continue
+            if conn.phase in (Phase.IDLE, Phase.HEAD) and not conn.inbox and not _has_data(conn):
+                self.close(conn)
+            else:
+                self.park(conn, keep_deadline=True)
+
+    def connections(self) -> Iterable[Connection]:
+        """The open connections at this moment; any of them may close at any time."""
+        return list(self._table.values())
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def notice(self) -> None:
+        """Make ``attention`` readable. Any thread."""
+        os.eventfd_write(self.attention, 1)
+
+    def fileno(self) -> int:
+        """The epoll's descriptor: readable when ``get(0)`` would give something. For a worker's own event loop."""
+        return self._epoll.fileno()
+
+    def wake(self) -> None:
+        """Make every ``get``, now and later, return None at once. For the end of a child."""
+        self.closed = True
+        os.eventfd_write(self._wake, 1)
+
+    def release(self) -> None:
+        """Close the epoll and everything in it; no worker may be running any more."""
+        for conn in self.connections():
+            conn.owned.acquire(False)
+            self.close(conn)
+        for listener in self._listeners.values():
+            listener.close()
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self.attention)
+
+
+def _inet(address: object) -> Address | None:
+    """(host, port) of what accept or getsockname gave; None for unix sockets."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return (str(address[0]), int(address[1]))
+    return None
+
+
+def _has_data(conn: Connection) -> bool:
+    try:
+        return bool(conn.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return False
+
+
+def _rest_after(exc: OSError) -> None:
+    """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
+    logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
+    time.sleep(_PAUSE)

@@ -1,0 +1,160 @@
+"""One client connection: its socket, what was received and not yet used, what is still to be sent, and its phase.
+
+Promises: a connection has one owner at a time (the holder of ``owned``), only the owner touches it, and its phase moves
+only along ``NEXT``; an illegal move raises. Refuses: to decide anything about HTTP; that is the worker's work.
+
+Who may touch it, and why that is safe without a GIL: a connection is either *owned* by the thread that holds its lock
+``owned``, or *parked* (lock free, waiting in the epoll of ``ConnectionQueue``). Whoever wants a parked one (a worker
+that got its event, the child's main thread that found it expired or is draining) must win ``owned.acquire(False)``;
+the loser leaves it alone. ``phase`` and ``deadline`` may be read without the lock as a hint, to be checked again by the winner.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from .http.events import RequestReceived
+
+if TYPE_CHECKING:
+    from .http.framing import ChunkedDecoder, SizedDecoder
+
+Address = tuple[str, int]
+Server = tuple[str, int | None]  # (host, port), or (path of a unix socket, None), as ASGI's scope["server"]
+
+READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
+WRITABLE: Final = select.EPOLLOUT | select.EPOLLONESHOT
+
+
+class Phase(Enum):
+    """Where a connection is in its life. The value is (epoll interest while parked, name of the timeout)."""
+
+    IDLE = (READABLE, "keep_alive")  # between two requests, nothing received
+    HEAD = (READABLE, "head")  # new, or part of a request's head received
+    BODY = (READABLE, "body")  # head complete, body is not
+    RUNNING = (0, "request")  # the application has it; never parked
+    WRITING = (WRITABLE, "write")  # the response is complete here, the client has not taken all of it
+    LINGERING = (READABLE, "linger")  # answered and half-closed; what still comes is thrown away (RFC 9112 9.6)
+    CLOSED = (0, "closed")
+
+    def __init__(self, interest: int, timeout: str) -> None:
+        self.interest = interest
+        self.timeout = timeout
+
+    # Enum's own __hash__ is a Python function; phases are compared and looked up for every request.
+    __hash__ = object.__hash__
+
+
+NEXT: Final[dict[Phase, frozenset[Phase]]] = {
+    Phase.IDLE: frozenset({Phase.HEAD, Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
+    Phase.HEAD: frozenset({Phase.HEAD, Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
+    Phase.BODY: frozenset({Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
+    Phase.RUNNING: frozenset({Phase.IDLE, Phase.HEAD, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
+    Phase.WRITING: frozenset({Phase.IDLE, Phase.HEAD, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
+    Phase.LINGERING: frozenset({Phase.LINGERING, Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+
+
+class Connection(socket.socket):
+    """A non-blocking stream socket with its HTTP/1.1 state; see the module for who may touch it."""
+
+    __slots__ = (
+        "body",
+        "body_size",
+        "deadline",
+        "decoder",
+        "fd",
+        "id",
+        "inbox",
+        "keep_alive",
+        "local",
+        "opened",
+        "out",
+        "owned",
+        "peer",
+        "phase",
+        "registered",
+        "request",
+        "requests",
+        "taken",
+    )
+
+    def __init__(
+        self, number: int, family: int, fd: int, peer: Address | None, local: Server | None, now: float
+    ) -> None:
+        super().__init__(family, socket.SOCK_STREAM, 0, fileno=fd)
+        self.setblocking(False)
+        self.fd: int = fd
+        self.id = number  # unique in this child
+        self.peer = peer
+        self.local = local
+        self.opened = now
+        self.phase = Phase.HEAD
+        self.deadline = 0.0
+        self.owned = threading.Lock()
+        self.owned.acquire()
+        self.registered = False
+        self.requests = 0
+        self.inbox: bytes = b""  # received and not yet parsed
+        self.request: RequestReceived | None = None  # its head, while its body is not complete
+        self.decoder: SizedDecoder | ChunkedDecoder | None = None
+        self.body: list[bytes] = []  # decoded pieces of that body
+        self.body_size = 0
+        self.out: memoryview | None = None  # response bytes that the kernel did not take yet
+        self.keep_alive = False  # what follows when `out` is sent: another request, or the end
+        self.taken = 0  # bytes of `out` that the client took since the write deadline was set
+
+    def move(self, phase: Phase) -> None:
+        """Enter ``phase``. Raises RuntimeError for a move that the table does not have."""
+        if phase not in NEXT[self.phase]:
+            raise RuntimeError(f"connection {self.id}: {self.phase.name} may not become {phase.name}")
+        self.phase = phase
+
+    def transmit(self, data: bytes) -> bool:
+        """Send ``data`` behind what already waits. True if the kernel took everything; the rest stays in ``out``.
+
+        Raises OSError when the client is gone.
+        """
+        if self.out is not None:
+            self.out = memoryview(bytes(self.out) + data)
+            return False
+        try:
+            sent = self.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.out = memoryview(data)[sent:]
+        return False
+
+    def flush(self) -> bool:
+        """Send more of ``out``. True when nothing is left. Raises OSError when the client is gone."""
+        out = self.out
+        if out is None:
+            return True
+        try:
+            sent = self.send(out)
+        except BlockingIOError:
+            return False
+        self.taken += sent
+        if sent < len(out):
+            self.out = out[sent:]
+            return False
+        self.out = None
+        return True
+
+    def take(self, size: int = 65536) -> bytes | None:
+        """What the client sent: b"" at its end, None when nothing is there yet. Raises OSError when it is gone."""
+        try:
+            return self.recv(size)
+        except BlockingIOError:
+            return None
+
+    @property
+    def pending_out(self) -> int:
+        """Bytes that wait for the client to read."""
+        return 0 if self.out is None else len(self.out)

@@ -1,0 +1,142 @@
+"""One request and its response on one connection: framing, sending, and what becomes of the connection afterwards.
+
+Promises: a response is framed in one place whoever makes it (``http.response.ResponseFramer``); when it is complete the
+connection goes to where it belongs at once (parked for the next request, parked until the client has read, lingering, or
+closed), even if the application still runs. Refuses: to know what an application is; ``asgi.cycle`` and the sync
+application's path build on this.
+
+Belongs to the thread of its worker, which owns the connection until ``done``; after that the exchange never touches it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .connection import Connection
+from .farewell import dismiss
+from .http.events import RequestReceived
+from .http.response import ResponseFramer
+from .lifecycle import ClientDisconnected, RequestStarted, ResponseCompleted
+
+if TYPE_CHECKING:
+    from .sync_worker import SyncWorker
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class ClientGone(OSError):
+    """The client closed the connection, or was cut off for not reading (ASGI HTTP spec 2.4: ``send`` raises OSError)."""
+
+
+class Exchange:
+    """See the module."""
+
+    __slots__ = ("body", "body_bytes", "conn", "done", "framer", "owns", "request", "since", "status", "worker")
+
+    def __init__(self, worker: SyncWorker, conn: Connection, request: RequestReceived, body: bytes) -> None:
+        self.worker = worker
+        self.conn = conn
+        self.request = request
+        self.body: bytes | None = body
+        self.framer: ResponseFramer | None = None  # made with the first bytes of the response
+        self.status = 0
+        self.body_bytes = 0
+        self.done = False
+        self.owns = False  # done, and the connection is still ours because its next request is already here
+        self.since = time.monotonic()
+        record = worker.record
+        if record is not None:
+            record(
+                RequestStarted(
+                    conn.id, worker.worker_id, self.since, request.method, request.target, request.version
+                )
+            )
+
+    # -- the response ----------------------------------------------------------------------------------------------
+
+    def begin(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
+        """Send the head and the first piece of the body in one write. ``more``: further pieces follow.
+
+        Raises ResponseError for what may not go onto the wire, ClientGone.
+        """
+        worker = self.worker
+        request = self.request
+        # A body that is not all here would have to be read before the next request: rather no next request.
+        keep_alive = request.keep_alive and not worker.draining and self.conn.request is None
+        framer = ResponseFramer(request.method, request.version, keep_alive)
+        data = framer.start(status, headers, worker._cached_date_header(), body, more)
+        self.framer = framer
+        self.status = status
+        self.body_bytes = len(body)
+        self._put(data)
+        if framer.complete:
+            self._completed(framer.keep_alive)
+
+    def go_on(self, body: bytes, more: bool) -> None:
+        """Send one more piece of the body. Raises ResponseError, ClientGone."""
+        framer = self.framer
+        if framer is None:
+            raise RuntimeError("the response has not begun")
+        data = framer.body(body, more)
+        self.body_bytes += len(body)
+        if data:
+            self._put(data)
+        if framer.complete:
+            self._completed(framer.keep_alive)
+
+    def fail(self, status: int, message: str) -> None:
+        """Answer with an error if nothing was sent yet, else cut the connection so that nothing looks complete."""
+        if self.done:
+            return
+        if self.framer is not None:
+            self.cut()
+            return
+        text = f"{message}\n".encode()
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        try:
+            self.begin(status, headers, text, False)
+        except ClientGone:
+            pass
+
+    def cut(self) -> None:
+        """Close the connection in the middle of the exchange; the client sees a truncated response."""
+        if self.done:
+            return
+        self.done = True
+        self.released()
+        worker, conn = self.worker, self.conn
+        if worker.record is not None:
+            now = time.monotonic()
+            worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
+        worker.queue.close(conn)
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self.conn.transmit(data)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+
+    def _completed(self, keep_alive: bool) -> None:
+        """The last byte is out or buffered: log it, and let go of the connection."""
+        self.done = True
+        self.released()
+        worker, conn = self.worker, self.conn
+        request = self.request
+        if worker.log is not None:
+            seconds = time.monotonic() - self.since
+            worker.log.add(
+                conn.peer, request.method, request.target, request.version, self.status, self.body_bytes, seconds
+            )
+        if worker.record is not None:
+            now = time.monotonic()
+            worker.record(
+                ResponseCompleted(conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since)
+            )
+        self.owns = dismiss(worker.queue, conn, keep_alive)
+
+    def released(self) -> None:
+        """Called once, before the connection is let go of: take back what was hung onto it."""
+

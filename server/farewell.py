@@ -1,0 +1,86 @@
+"""How an exchange with a client ends: on to its next request, a wait until it has read, lingering, or closed; and the
+answers that no application gives: 400 and its kin for broken requests, 408 for slow ones.
+
+Promises: a refused client gets a complete response with ``Connection: close`` and time to read it. The connection must be
+owned by the calling thread. One ``Refuser`` belongs to one thread (a worker, or the child's main thread), as its log does.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from email.utils import formatdate
+
+from .access_log import WorkerLog
+from .conn_queue import ConnectionQueue
+from .connection import Connection, Phase
+from .http.response import error_response
+
+
+class Refuser:
+    """See the module."""
+
+    __slots__ = ("_log", "_queue")
+
+    def __init__(self, queue: ConnectionQueue, log: WorkerLog | None) -> None:
+        self._queue = queue
+        self._log = log
+
+    def refuse(self, conn: Connection, status: int, message: str) -> None:
+        """Answer ``status`` with one line of plain text, and close once the client could read it."""
+        if self._log is not None:
+            # What was asked for is unknown or not to be trusted, so it is not logged.
+            self._log.add(conn.peer, "-", b"-", "-", status, len(message) + 1, 0.0)
+        try:
+            sent = conn.transmit(error_response(status, message, date=formatdate(time.time(), usegmt=True).encode()))
+        except OSError:
+            sent = False
+        if sent:
+            linger(self._queue, conn)
+        else:
+            self._queue.close(conn)  # gone, or it does not even take 200 bytes
+
+    def expired(self, conn: Connection) -> None:
+        """The deadline of a parked connection has passed, and the caller now owns it."""
+        phase = conn.phase
+        if phase is Phase.BODY or (phase is Phase.HEAD and conn.inbox):
+            part = "body" if phase is Phase.BODY else "head"
+            self.refuse(conn, 408, f"the request's {part} did not arrive in time")
+        else:
+            self._queue.close(conn)
+
+
+def dismiss(queue: ConnectionQueue, conn: Connection, keep_alive: bool) -> bool:
+    """Send a connection where it belongs after a response.
+
+    True: its next request is already here, the connection is IDLE and still the caller's. False: it is not the caller's
+    any more.
+    """
+    conn.keep_alive = keep_alive
+    if conn.out is not None:
+        conn.move(Phase.WRITING)
+        conn.taken = 0
+        queue.park(conn)
+    elif keep_alive:
+        conn.move(Phase.IDLE)
+        if conn.inbox:
+            return True
+        queue.park(conn)
+    elif conn.inbox or conn.request is not None:
+        # Closing now would reset the connection, and the client could lose the response (RFC 9112 9.6).
+        linger(queue, conn)
+    else:
+        queue.close(conn)
+    return False
+
+
+def linger(queue: ConnectionQueue, conn: Connection) -> None:
+    """Half-close, and throw away what still comes until the client closes too or ``LINGER`` seconds have passed."""
+    conn.move(Phase.LINGERING)
+    conn.inbox = b""
+    try:
+        conn.shutdown(socket.SHUT_WR)
+    except OSError:
+        queue.close(conn)
+        return
+    queue.park(conn)

@@ -1,0 +1,129 @@
+"""From a connection's bytes to one complete request: head, limits, body.
+
+Promises: a request is given out only when it is complete, or when ``limits.buffered_body`` bytes of its body are here;
+what came behind it stays in ``conn.inbox``; nothing that a client sends makes a buffer larger than the limits. Refuses
+(``ProtocolError`` with the status to answer): what the parsers refuse, and a body over ``limits.body``.
+
+One reader belongs to one worker, and it only touches connections that this worker owns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..config import LimitsConfig
+from .connection import Connection, Phase
+from .http import parse_request
+from .http.events import HeadLimits, ProtocolError, RequestReceived
+from .http.framing import ChunkedDecoder, SizedDecoder
+
+# One receive takes this much: larger than nearly every request, small enough that the allocation is cheap.
+RECEIVE: Final = 16 * 1024
+# For bodies: fewer system calls.
+RECEIVE_BODY: Final = 256 * 1024
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Complete = tuple[RequestReceived, bytes]
+
+
+class RequestReader:
+    """See the module. ``force_general`` sends every head through h11, for the conformance tests."""
+
+    __slots__ = ("_body", "_buffered", "_force_general", "_limits")
+
+    def __init__(self, limits: LimitsConfig, *, force_general: bool = False) -> None:
+        self._limits = HeadLimits(limits.line, limits.head, limits.headers)
+        self._body = limits.body
+        self._buffered = limits.buffered_body
+        self._force_general = force_general
+
+    def read(self, conn: Connection) -> Complete | None:
+        """The next request, or None: then ``conn.phase`` says what the connection waits for, and ``conn.deadline`` is 0
+        when that wait has just begun.
+
+        Raises ProtocolError (answer it and close), EOFError (the client closed its side), OSError (it is gone).
+        """
+        if conn.request is not None:
+            return self._read_body(conn)
+        inbox = conn.inbox
+        if not inbox or conn.phase is Phase.HEAD:
+            data = conn.take(RECEIVE)
+            if data is None:
+                return None
+            if not data:
+                raise EOFError
+            inbox = inbox + data if inbox else data
+        request = parse_request(inbox, self._limits, force_general=self._force_general)
+        if request is None:
+            conn.inbox = inbox
+            if conn.phase is not Phase.HEAD:
+                conn.move(Phase.HEAD)
+                conn.deadline = 0.0
+            return None
+        size = request.head_size
+        if request.content_length == 0 and not request.chunked:
+            conn.inbox = inbox[size:] if len(inbox) > size else b""
+            return request, b""
+        return self._begin_body(conn, request, inbox[size:])
+
+    def _begin_body(self, conn: Connection, request: RequestReceived, rest: bytes) -> Complete | None:
+        length = request.content_length
+        if self._body and length > self._body:
+            raise ProtocolError(413, f"the body is larger than {self._body} bytes (limits.body)")
+        if not request.chunked and len(rest) >= length:
+            conn.inbox = rest[length:]
+            return request, rest[:length]
+        conn.request = request
+        conn.decoder = ChunkedDecoder() if request.chunked else SizedDecoder(length)
+        conn.body = []
+        conn.body_size = 0
+        conn.inbox = b""
+        conn.move(Phase.BODY)
+        conn.deadline = 0.0
+        if rest:
+            self._keep(conn, rest)
+        elif request.expect_continue:
+            conn.transmit(CONTINUE)
+        return self._ready(conn, request)
+
+    def _read_body(self, conn: Connection) -> Complete | None:
+        request = conn.request
+        assert request is not None
+        while True:
+            data = conn.take(RECEIVE_BODY)
+            if data is None:
+                return None
+            if not data:
+                raise EOFError
+            self._keep(conn, data)
+            ready = self._ready(conn, request)
+            if ready is not None or len(data) < RECEIVE_BODY:
+                return ready
+
+    def _keep(self, conn: Connection, data: bytes) -> None:
+        piece = self.decode(conn, data)
+        if piece:
+            conn.body.append(piece)
+
+    def decode(self, conn: Connection, data: bytes) -> bytes:
+        """The body bytes in ``data``; at the end of the body ``conn.request`` becomes None. Raises ProtocolError."""
+        decoder = conn.decoder
+        assert decoder is not None
+        piece = decoder.feed(data)
+        conn.body_size += len(piece)
+        if self._body and conn.body_size > self._body:
+            raise ProtocolError(413, f"the body is larger than {self._body} bytes (limits.body)")
+        if decoder.complete:
+            conn.inbox = decoder.rest
+            conn.decoder = None
+            conn.request = None
+        return piece
+
+    def _ready(self, conn: Connection, request: RequestReceived) -> Complete | None:
+        """The request, if its body is complete or as much of it is here as may be buffered."""
+        if conn.request is None or (self._buffered and conn.body_size >= self._buffered):
+            body = b"".join(conn.body)
+            conn.body = []
+            return request, body
+        return None

@@ -1,0 +1,306 @@
+"""SyncWorker: a thread that takes one complete request after another, runs the application, and answers.
+
+Promises: the application is called exactly once for each request; nothing that a client or an application does ends the
+thread; no client holds it (whatever must wait is parked in the connection queue, or waits in this thread's event loop
+while the thread goes on serving). Refuses: incomplete requests, which it never starts.
+
+How it runs: the worker's whole life is one callback of its own event loop, blocked in ``ConnectionQueue.get``. A request
+starts as an eager task; nearly all finish there and then, and the worker takes the next. When one waits (``pending``), the
+callback returns, the loop turns, and the queue's epoll becomes one of the loop's readers: so a coroutine that sleeps or
+streams stays on its thread and in its loop, and the thread serves on. When none waits any more it blocks again.
+
+Threads: a SyncWorker belongs to the thread that calls ``run``. Others may call ``start_draining``, ``is_idle`` and
+``in_flight``, which write or read single attributes; ``set_lifespan_state`` is for before ``run``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final
+
+from ..config import ServerConfig
+from .access_log import WorkerLog
+from .app_runner import AppRunner
+from .asgi.cycle import PROGRESS
+from .asgi.run_sync import InlineCalls
+from .conn_queue import ConnectionQueue
+from .connection import Address, Connection, Phase
+from .exchange import Exchange
+from .farewell import Refuser, dismiss
+from .http.events import ProtocolError, RequestReceived
+from .lifecycle import LifecycleCollector, recorder
+from .reader import RequestReader
+from .sync_app import SyncApp
+from .worker_loop import WorkerLoop
+
+if TYPE_CHECKING:
+    from .app_loader import ASGIApp
+    from .async_pool import AsyncPool
+
+logger = logging.getLogger("serverd.worker")
+errors = logging.getLogger("serverd.error")
+
+# How often a worker with no queue of the child's looks whether it should stop (seconds); the child's queue wakes it.
+POLL_INTERVAL: Final = 0.5
+
+
+class _RequestMeta:
+    """What the worker needs of the header fields, taken in a single pass by ``_classify_request``."""
+
+    __slots__ = ("accept_encoding", "event_stream", "wants_close", "websocket")
+
+    def __init__(self) -> None:
+        self.wants_close = False
+        self.websocket = False
+        self.event_stream = False
+        self.accept_encoding = b""
+
+
+def _classify_request(request: RequestReceived) -> _RequestMeta:
+    """Single pass over the fields of ``request`` (names are lower-case already)."""
+    meta = _RequestMeta()
+    meta.wants_close = not request.keep_alive
+    for name, value in request.headers:
+        if name == b"accept-encoding":
+            meta.accept_encoding = value
+        elif name == b"accept":
+            meta.event_stream = b"text/event-stream" in value.lower()
+        elif name == b"upgrade":
+            meta.websocket = request.upgrade and value.lower() == b"websocket"
+    return meta
+
+
+class SyncWorker:
+    """See the module. With ``conn_queue`` the worker shares the child's queue; else it accepts from ``sock`` alone."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        app: ASGIApp,
+        sock: socket.socket | None,
+        *,
+        worker_id: int = 0,
+        shutdown_event: threading.Event | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        lifecycle_collector: LifecycleCollector | None = None,
+        async_pool: AsyncPool | None = None,
+        conn_queue: ConnectionQueue | None = None,
+        sync_app: SyncApp | None = None,
+        access_log: WorkerLog | None = None,
+    ) -> None:
+        if conn_queue is None and sock is None:
+            raise ValueError("a SyncWorker needs a conn_queue or a listening sock")
+        if ssl_context is not None:
+            raise NotImplementedError("TLS is not yet supported")
+        self.config = config
+        self.timeouts = config.timeouts
+        self.worker_id = worker_id
+        self.draining = False
+        self.requests = 0
+        self.record = recorder(lifecycle_collector)
+        self.log = access_log
+        self._sock = sock
+        self._async_pool = async_pool
+        self._shutdown = shutdown_event
+        self._shared = conn_queue is not None
+        self.queue = conn_queue or ConnectionQueue(config.timeouts, record=self.record)
+        self._refuser = Refuser(self.queue, access_log)
+        self._reader = RequestReader(config.limits)
+        self.decode = self._reader.decode
+        self._runner = AppRunner(self, app, sync_app, self._ended)
+        self._pending = self._runner.pending
+        self._poll_interval: float | None = None
+        self._on_loop = False
+        self._second = 0
+        self._date = b""
+        self.loop: WorkerLoop
+
+    # -- for the child's main thread ---------------------------------------------------------------------------------
+
+    def set_lifespan_state(self, state: dict[str, Any]) -> None:
+        """The lifespan's state; every request gets its own shallow copy. Before ``run``."""
+        self._runner.scopes.state = state
+
+    def start_draining(self) -> None:
+        """Say ``Connection: close`` from now on. Any thread: one attribute is set once."""
+        self.draining = True
+
+    def is_idle(self) -> bool:
+        """True if no request is being handled now."""
+        return self._runner.current is None and not self._pending
+
+    def in_flight(self) -> list[Exchange]:
+        """The exchanges of this moment. Any thread; they may end while the caller looks at them."""
+        current = self._runner.current
+        waiting: list[Exchange] = list(self._pending.values())
+        return [*waiting, current] if current is not None and current not in waiting else waiting
+
+    # -- the thread's life -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until shutdown: blocks. The calling thread becomes the worker's thread."""
+        with asyncio.Runner(loop_factory=WorkerLoop) as runner:
+            if self._shared:
+                self._run_from_queue(0, runner)
+            else:
+                self._run_accept_loop(POLL_INTERVAL, runner)
+
+    def _run_from_queue(self, poll_interval: float, runner: asyncio.Runner) -> None:
+        """Serve what the queue gives until it is closed. ``poll_interval``: seconds between looks at the shutdown
+        event; 0 waits until somebody calls ``ConnectionQueue.wake``."""
+        loop = runner.get_loop()
+        assert isinstance(loop, WorkerLoop)
+        self.loop = loop
+        self._poll_interval = poll_interval or None
+        calls = InlineCalls(self._runner.may_block)
+        loop.on_idle = self._settle
+        loop.inline = calls.run_in_executor
+        loop.call_soon(self._turn, runner)
+        with calls.installed():
+            while not self._finished():
+                try:
+                    loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    # asyncio passes these on after it gave them to their task: that request is answered, we go on.
+                    loop.call_soon(self._turn, runner)
+
+    def _run_accept_loop(self, poll_interval: float, runner: asyncio.Runner) -> None:
+        """The simple form: one worker with a listening socket of its own, and a queue of its own behind it."""
+        assert self._sock is not None
+        self.queue.add_listener(self._sock)
+        self._run_from_queue(poll_interval, runner)
+        self.queue.release()
+
+    def _finished(self) -> bool:
+        asked = self.queue.closed or (self._shutdown is not None and self._shutdown.is_set())
+        return asked and not self._pending
+
+    def _turn(self, runner: asyncio.Runner | None) -> None:
+        """Block in the queue and serve, as long as nothing else waits in this thread's loop."""
+        loop = self.loop
+        get = self.queue.get
+        handle = self._handle_connection
+        interval = self._poll_interval
+        if self._on_loop:
+            self._on_loop = False
+            loop.remove_reader(self.queue.fileno())
+        while not self._pending and not loop.busy:
+            conn = get(interval)
+            if conn is not None:
+                handle(conn, conn.peer, runner)
+            elif self._finished():
+                loop.stop()
+                return
+            elif not self._shared:
+                self.queue.tend(time.monotonic(), self._refuser.expired)
+        self._on_loop = True
+        loop.add_reader(self.queue.fileno(), self._on_ready, runner)
+
+    def _on_ready(self, runner: asyncio.Runner | None) -> None:
+        """The queue has something while requests wait in this loop: serve it between their steps."""
+        conn = self.queue.get(0)
+        if conn is not None:
+            self._handle_connection(conn, conn.peer, runner)
+        elif self.queue.closed:
+            self.loop.remove_reader(self.queue.fileno())  # its wake-up stays readable for good
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go back to blocking in the queue when nothing waits in the loop any more."""
+        if self._on_loop and not self._pending:
+            self._on_loop = False
+            self.loop.remove_reader(self.queue.fileno())
+            self.loop.call_soon(self._turn, None)
+
+    # -- one connection ----------------------------------------------------------------------------------------------
+
+    def _handle_connection(self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None) -> None:
+        """Carry a ready connection through its request-response cycles as far as they go now."""
+        try:
+            self._handle_connection_impl(conn, addr, runner)
+        except (EOFError, OSError):
+            self.queue.close(conn)
+        except Exception:
+            logger.exception("connection %d: internal error; it is closed", conn.id)
+            self.queue.close(conn)
+        if self.draining:
+            self.queue.notice()
+
+    def _handle_connection_impl(
+        self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None
+    ) -> bool:
+        """True if an exchange on ``conn`` goes on in this thread's loop."""
+        phase = conn.phase
+        if phase is Phase.WRITING:
+            if not self._write_on(conn):
+                return False
+        elif phase is Phase.LINGERING:
+            self._linger_on(conn)
+            return False
+        while True:
+            try:
+                request, body = self._recv_request_fast(conn)
+            except ProtocolError as exc:
+                self._send_error(conn, exc.status, exc.message)
+                return False
+            if request is None:
+                self.queue.park(conn, keep_deadline=conn.deadline > 0)
+                return False
+            conn.move(Phase.RUNNING)
+            conn.requests += 1
+            self.requests += 1
+            exchange = self._runner.start(conn, request, body)
+            if not exchange.owns:
+                return not exchange.done
+
+    def _recv_request_fast(self, conn: Connection) -> tuple[RequestReceived | None, bytes]:
+        """The next complete request and its body, or (None, b"") when the connection has to wait for more.
+
+        Raises ProtocolError, EOFError (the client closed its side), OSError.
+        """
+        return self._reader.read(conn) or (None, b"")
+
+    def _ended(self, exchange: Exchange) -> None:
+        """An exchange that had to wait in the loop is over."""
+        if exchange.owns:
+            self._handle_connection(exchange.conn, exchange.conn.peer, None)
+        if self.draining:
+            self.queue.notice()
+        self._settle()
+
+    def _write_on(self, conn: Connection) -> bool:
+        """Send more of a finished response. True when it is all sent and the next request is already here."""
+        if conn.flush():
+            return dismiss(self.queue, conn, conn.keep_alive)
+        enough = conn.taken >= PROGRESS
+        if enough:
+            conn.taken = 0
+        self.queue.park(conn, keep_deadline=not enough)
+        return False
+
+    def _linger_on(self, conn: Connection) -> None:
+        """Throw away what a client still sends after the last response."""
+        if conn.take() == b"":
+            self.queue.close(conn)
+        else:
+            self.queue.park(conn, keep_deadline=True)
+
+    # -- answers without the application -----------------------------------------------------------------------------
+
+    def _send_error(self, conn: Connection, status: int, message: str) -> None:
+        """Answer ``status`` with one line of plain text, and close once the client could read it."""
+        self._refuser.refuse(conn, status, message)
+
+    def _cached_date_header(self) -> bytes | None:
+        """The value of Date (RFC 9110 6.6.1), made at most once a second."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._date = formatdate(now, usegmt=True).encode("ascii")
+        return self._date

@@ -1,0 +1,59 @@
+"""The event loop of one SyncWorker: asyncio's own, and it knows whether it still has something to do.
+
+A worker blocks in the connection queue inside a callback of this loop, so that every request sees a running loop. It
+may do that only while the loop itself has nothing to do: ``busy`` says so. Promises: ``busy`` is never False while a
+task that the application left behind, a ready callback or a timer waits. Refuses: executors for the default
+``run_in_executor(None, …)`` of ``asyncio.to_thread``: such a call runs at once on this thread when ``inline`` allows it.
+
+Belongs to one thread, but for ``call_soon_threadsafe``. A callback that another thread schedules while the worker is
+blocked in the queue runs when the next connection wakes this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class WorkerLoop(asyncio.SelectorEventLoop):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left_behind = 0
+        self.on_idle: Callable[[], None] | None = None
+        # Runs a blocking callable on this thread, or says that it must not (returns None): see asgi.run_sync.
+        self.inline: Callable[[Callable[..., Any], tuple[Any, ...]], asyncio.Future[Any] | None] | None = None
+        self.set_task_factory(self._create)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a callback, a timer or a task of this loop (other than the worker's own requests) waits."""
+        # BaseEventLoop has no public view of these; they have had these names since Python 3.4 and 3.5, and
+        # tests/test_worker_loop.py fails when they are renamed.
+        timers = len(self._scheduled) - self._timer_cancelled_count  # type: ignore[attr-defined]
+        return bool(self._left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """As asyncio's; with no executor named, inline where that is allowed."""
+        if executor is None and self.inline is not None:
+            done = self.inline(func, args)
+            if done is not None:
+                return done
+        return super().run_in_executor(executor, func, *args)
+
+    def _create(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        """Tasks that applications make are counted until they end."""
+        task = asyncio.Task(coro, loop=loop, **kwargs)
+        if not task.done():
+            self._left_behind += 1
+            task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left_behind -= 1
+        if self._left_behind == 0 and self.on_idle is not None:
+            self.on_idle()
