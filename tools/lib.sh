@@ -39,7 +39,7 @@ print("%s %d.%d.%d %s" % ((kind,) + tuple(sys.version_info[:3]) + (getattr(sys, 
 
 # probe CANDIDATE: sets probe_kind, probe_version and probe_path; probe_kind is "broken" for what does not run.
 probe() {
-    probe_kind=broken probe_version= probe_path=
+    probe_kind=broken probe_version='' probe_path=''
     if probe_answer=$("$1" -I -c "$PYTHON_PROBE" 2>/dev/null </dev/null); then
         read -r probe_kind probe_version probe_path <<EOF
 $probe_answer
