@@ -106,6 +106,8 @@ def _fd(rest: str) -> FdAddress:
 
 
 def _tcp(text: str) -> TcpAddress:
+    if "://" in text:
+        raise BadValue(f"expected host:port, without {text.partition('://')[0]}://")
     host, colon, port_text = text.rpartition(":")
     if not colon or not host:
         port = port_text if port_text.isascii() and port_text.isdigit() else "8000"

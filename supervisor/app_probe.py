@@ -17,7 +17,8 @@ from ..server.app_loader import AppLoadError, load_app
 def main() -> None:
     """Load, answer, end."""
     answer = _load(pickle.load(sys.stdin.buffer))  # noqa: S301 - written by the parent, on a pipe of its own
-    os.write(int(sys.argv[1]), (json.dumps(answer) + "\n").encode())
+    with open(int(sys.argv[1]), "w", encoding="utf-8") as file:
+        json.dump(answer, file)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -7,13 +7,13 @@ file unless it is told to.
 """
 
 import json
-import os
 import pickle
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 from ..config import ConfigError, ServerConfig, load
@@ -22,6 +22,8 @@ from ..config.units import format_duration
 CLEAN: Final = 0
 USAGE_ERROR: Final = 2
 APP_NOT_LOADED: Final = 4
+_STANDARD_ERROR: Final = 2  # the descriptor: what imported modules print must not get into our output
+_INTERFACES: Final = {"asgi": "an ASGI application", "wsgi": "a WSGI application", "sync": "a SyncApp"}
 _HIDDEN: Final = "(hidden: --show-env)"
 
 
@@ -41,52 +43,50 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
     found = probe(config)
     shown = config if show_env else replace(config, env=dict.fromkeys(config.env, _HIDDEN))
     if "error" in found:
-        say(f"serverd check: {found['error']}")
         if found["traceback"]:
             say(found["traceback"].rstrip())
-        return APP_NOT_LOADED
-    if found["gil_culprit"]:
-        say(
-            f"serverd check: the module {found['gil_culprit']} switched the GIL on; threads will not run in parallel"
+        say(f"serverd check: {found['error']}")
+        verdict, status = f"{config.app} was not loaded", APP_NOT_LOADED
+    else:
+        if found["gil_culprit"]:
+            say(
+                f"serverd check: {found['gil_culprit']} switched the GIL on; threads will not run in parallel"
+            )
+        verdict = (
+            f"ok: {found['name']} is {_INTERFACES[found['interface']]}, imported in {found['seconds']:.2f} s"
         )
-    what = f"{found['name']}: {found['interface']} application, imported in {found['seconds']:.2f} s"
-    sys.stdout.write(f"# ok: {what}\n{to_yaml(shown)}")
+        status = CLEAN
+    sys.stdout.write(f"# {verdict}\n{to_yaml(shown)}")
     sys.stdout.flush()
-    return CLEAN
+    return status
 
 
 def probe(config: ServerConfig) -> dict[str, Any]:
-    """What importing the application in a child process gives: `name`, `interface`,
-    `gil_culprit` (may be empty), `seconds`; or `error` (one
-    line) and `traceback` (may be empty). The child's output goes to our standard error."""
+    """What importing the application in a child process gives: `name`, `interface`, `gil_culprit` (may be empty),
+    `seconds`; or `error` (one line) and `traceback` (may be empty). The child's output goes to standard error."""
     limit = config.timeouts.boot or None
-    read_end, write_end = os.pipe()
     started = time.monotonic()
-    with open(read_end, encoding="utf-8") as answers:
-        try:
-            # -P: only app_dir is put on sys.path, as when serving, and not the current directory.
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "serverd.supervisor.app_probe", str(write_end)],
-                stdin=subprocess.PIPE,
-                stdout=sys.stderr.fileno(),
-                pass_fds=(write_end,),
-            )
-        finally:
-            os.close(write_end)
-        with child:
+    # A file and not a pipe: an answer of any length never blocks the child, and processes it leaves never block us.
+    with TemporaryFile() as answer:
+        # -P: only app_dir is put on sys.path, as when serving, and not the current directory.
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", "serverd.supervisor.app_probe", str(answer.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=_STANDARD_ERROR,
+            pass_fds=(answer.fileno(),),
+        ) as child:
             try:
                 child.communicate(pickle.dumps(config), timeout=limit)
             except subprocess.TimeoutExpired:
                 child.kill()
                 took = format_duration(limit or 0)
                 return {"error": f"{config.app}: not imported within {took} (timeouts.boot)", "traceback": ""}
-        # What the child left running could hold the pipe open: only what it wrote before it ended is read.
-        os.set_blocking(answers.fileno(), False)
-        answer = answers.readline()
-    if not answer:
+        answer.seek(0)
+        text = answer.read()
+    if not text:
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
         return {"error": f"{config.app}: the process ended while importing it ({how})", "traceback": ""}
-    return {**json.loads(answer), "seconds": time.monotonic() - started}
+    return {**json.loads(text), "seconds": time.monotonic() - started}
 
 
 def init(path: Path, *, app: str, force: bool) -> int:
