@@ -1,0 +1,521 @@
+"""The units and what serverd tells systemd: checked by systemd's own tools, under its socket activation, and booted.
+
+Three levels, each of which needs more of the machine: a datagram socket that plays systemd (always), systemd's command
+line tools (`systemd` marker), and a container in which a real systemd is PID 1 (root and systemd-nspawn). What cannot
+be had is skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from serverd.config import ServerConfig
+
+from ..support.daemon import PATIENCE, Daemon, alive, free_port, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UNITS = ROOT / "systemd"
+SDBOOT = ROOT / "tests" / "support" / "sdboot.sh"
+EXPOSURE = 15  # tenths: systemd-analyze security gives 1.1 with systemd 252
+
+# An application whose start takes until the test lets it.
+SLOW = """
+import os, sys, time
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        print("startup entered", flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+def get(address: tuple[str, int], path: str = "/") -> tuple[int, bytes]:
+    """One request over a connection of its own: status and body."""
+    connection = http.client.HTTPConnection(*address, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+class Manager:
+    """Plays systemd: the datagram socket of NOTIFY_SOCKET and what came to it, in order. One thread uses it."""
+
+    def __init__(self, address: str) -> None:
+        self.env = address.replace("\0", "@", 1)
+        self.heard: list[dict[str, str]] = []
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(address)
+        self._sock.setblocking(False)
+
+    def listen(self) -> list[dict[str, str]]:
+        """Everything so far."""
+        while True:
+            try:
+                datagram = self._sock.recv(65536)
+            except BlockingIOError:
+                return self.heard
+            self.heard.append(dict(line.split("=", 1) for line in datagram.decode().splitlines()))
+
+    def wait_for(self, key: str, count: int = 1) -> dict[str, str]:
+        """The message number `count` that holds `key`."""
+
+        def found() -> dict[str, str] | None:
+            matching = [message for message in self.listen() if key in message]
+            return matching[count - 1] if len(matching) >= count else None
+
+        message = wait_until(found, f"{key} number {count} among {self.heard}")
+        assert message is not None
+        return message
+
+    def says(self, *keys: str) -> list[str]:
+        """Which of `keys` came, in order of arrival."""
+        return [key for message in self.listen() for key in keys if key in message]
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest) -> Iterator[Manager]:
+    # A unix address has 107 bytes at most, and the folders that pytest makes have long names.
+    with tempfile.TemporaryDirectory(prefix="serverd-") as folder:
+        address = f"{folder}/notify" if request.param == "path" else f"\0{folder}/notify"
+        playing = Manager(address)
+        yield playing
+        playing.close()
+
+
+# What serverd says
+
+
+def test_ready_comes_when_the_application_serves_and_not_before(tmp_path: Path, manager: Manager) -> None:
+    with Daemon(tmp_path, app=SLOW, env={"NOTIFY_SOCKET": manager.env}) as daemon:
+        daemon.wait_for_line("startup entered")
+        assert manager.says("READY") == []
+        (tmp_path / "go").touch()
+        ready = manager.wait_for("READY")
+        assert get(("127.0.0.1", daemon.port)) == (200, b"ok")
+        assert ready.get("MAINPID", str(daemon.pid)) == str(daemon.pid)
+        assert ready["STATUS"]
+
+
+def test_a_boot_that_fails_is_never_ready(tmp_path: Path, manager: Manager) -> None:
+    with Daemon(tmp_path, app="import nothing_of_this_name", env={"NOTIFY_SOCKET": manager.env}) as daemon:
+        assert daemon.wait_exit() in (3, 4)
+    assert manager.says("READY") == []
+
+
+def test_a_reload_is_announced_with_its_time_and_ends_ready(tmp_path: Path, manager: Manager) -> None:
+    with Daemon(tmp_path, env={"NOTIFY_SOCKET": manager.env}) as daemon:
+        manager.wait_for("READY")
+        before = time.monotonic_ns() // 1000
+        daemon.signal(signal.SIGHUP)
+        reloading = manager.wait_for("RELOADING")
+        manager.wait_for("READY", 2)
+        assert before <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+        daemon.write_app("this is no Python")
+        daemon.signal(signal.SIGHUP)
+        manager.wait_for("RELOADING", 2)
+        manager.wait_for("READY", 3)  # a reload that failed is over too: the old code serves on
+        assert get(("127.0.0.1", daemon.port)) == (200, b"hello")
+        assert manager.says("RELOADING", "READY") == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
+
+
+def test_the_end_is_announced(tmp_path: Path, manager: Manager) -> None:
+    with Daemon(tmp_path, env={"NOTIFY_SOCKET": manager.env}) as daemon:
+        manager.wait_for("READY")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait_exit() == 0
+    assert manager.says("READY", "STOPPING") == ["READY", "STOPPING"]
+
+
+def test_the_watchdog_hears_from_a_server_that_serves(tmp_path: Path, manager: Manager) -> None:
+    env = {"NOTIFY_SOCKET": manager.env, "WATCHDOG_USEC": "200000"}
+    with Daemon(tmp_path, env=env):
+        manager.wait_for("READY")
+        manager.wait_for("WATCHDOG", 5)
+
+
+def test_nobody_but_the_master_can_speak_to_systemd(tmp_path: Path, manager: Manager) -> None:
+    """NotifyAccess=main would drop it; but neither should an application believe that it is the service."""
+    app = """
+import os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    names = sorted(set(os.environ) & {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"})
+    body = ",".join(names).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+    env = {"NOTIFY_SOCKET": manager.env, "WATCHDOG_USEC": "10000000"}
+    with Daemon(tmp_path, app=app, env=env) as daemon:
+        assert get(("127.0.0.1", daemon.port)) == (200, b"")
+
+
+# The units as files
+
+
+def version() -> int:
+    """systemd's, as on this machine."""
+    text = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(text.split()[1])
+
+
+def directives(unit: str) -> dict[str, str]:
+    """The last value of each directive (a unit that repeats one means the last)."""
+    lines = (UNITS / unit).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]\w*=", line))
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def test_the_template_with_instances_is_the_unit_itself() -> None:
+    def body(name: str) -> str:
+        text = (UNITS / name).read_text()
+        return "".join(
+            line for line in text[text.index("[Unit]") :].splitlines(True) if not line.startswith("#")
+        )
+
+    instance = body("serverd@.service").replace("serverd/%i.yaml", "serverd/server.yaml").replace("/%i", "")
+    assert instance == body("serverd.service")
+
+
+def test_systemd_waits_longer_than_serverd_does() -> None:
+    timeouts = ServerConfig(app="x:y").timeouts
+    unit = directives("serverd.service")
+    assert seconds(unit["TimeoutStartSec"]) > timeouts.boot
+    assert seconds(unit["TimeoutStopSec"]) > timeouts.graceful
+    assert unit["Type"] == "notify-reload"
+    assert unit["ExecStart"] == "/usr/bin/env serverd -c /etc/serverd/server.yaml"
+
+
+@pytest.mark.systemd
+@pytest.mark.parametrize("unit", ["serverd.service", "serverd@.service", "serverd.socket"])
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, unit: str) -> None:
+    for path in UNITS.iterdir():
+        shutil.copy(path, tmp_path)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"./{unit}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "serverd" in line]
+    if version() < 253:  # it keeps Type=notify of the line before, as the unit says
+        complaints = [line for line in complaints if not line.endswith("ignoring: notify-reload")]
+    assert (complaints, done.returncode) == ([], 0)
+
+
+@pytest.mark.systemd
+@pytest.mark.parametrize("unit", ["serverd.service", "serverd@.service"])
+def test_the_service_is_exposed_to_little(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / unit.replace("@.", "@shop.")
+    shutil.copy(UNITS / unit, path)
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Socket activation
+
+
+@contextmanager
+def activated(folder: Path, config: dict[str, object], *options: str) -> Iterator[Daemon]:
+    """serverd as systemd-socket-activate starts it: at the first connection, which waits meanwhile."""
+    if shutil.which("systemd-socket-activate") is None:
+        pytest.skip("needs systemd-socket-activate (Debian: apt-get install systemd)")
+    command = [sys.executable, "-m", "serverd", "-c", str(folder / "server.yaml")]
+    argv = ["systemd-socket-activate", *options, *command]
+    with Daemon(folder, config=config, argv=argv) as daemon:
+        daemon.wait_for_line("Listening on")
+        yield daemon
+
+
+@pytest.mark.systemd
+def test_the_first_client_of_an_activated_socket_is_served(tmp_path: Path) -> None:
+    port = free_port()
+    with activated(tmp_path, {"listen": ["systemd"]}, "-l", f"127.0.0.1:{port}") as daemon:
+        assert get(("127.0.0.1", port)) == (200, b"hello")
+        assert get(("127.0.0.1", port)) == (200, b"hello")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait_exit() == 0
+
+
+@pytest.mark.systemd
+def test_sockets_are_known_by_their_names(tmp_path: Path) -> None:
+    first, second = free_port(), free_port()
+    options = ["-l", f"127.0.0.1:{first}", "-l", f"127.0.0.1:{second}", "--fdname=one:two"]
+    with activated(tmp_path, {"listen": ["systemd:two", "systemd:one"]}, *options) as daemon:
+        assert get(("127.0.0.1", second)) == (200, b"hello")
+        assert get(("127.0.0.1", first)) == (200, b"hello")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait_exit() == 0
+
+
+# A real systemd
+
+
+class Box:
+    """A container in which systemd is PID 1, with network, /etc and /var of its own; `site` is its root folder.
+
+    What runs in it is this very tree and interpreter, bound to /opt, behind `/usr/local/bin/serverd`: the units are
+    used as they are. `get` may be called from several threads: each runs on a thread that has entered the container's
+    network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.env = {**os.environ, "SDBOX": str(folder), "SDBIND": " ".join(self._binds())}
+        self.site = folder / "root"
+        done = subprocess.run(
+            [SDBOOT, "up"], env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            self.down()
+            pytest.skip(
+                f"no systemd boots in a container here: {(done.stderr or done.stdout).strip()[-300:]}"
+            )
+        leader = int((folder / "leader").read_text())
+        # No inheritable descriptor, and threads of its own: setns moves one thread, and for good.
+        self._network = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        enter = functools.partial(os.setns, self._network, os.CLONE_NEWNET)
+        self.threads = ThreadPoolExecutor(4, initializer=enter)
+
+    @staticmethod
+    def _binds() -> list[str]:
+        return [
+            f"{sys.base_prefix}:/opt/python",
+            f"{sysconfig.get_path('purelib')}:/opt/site",
+            f"{ROOT}:/opt/serverd",
+        ]
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command inside; what it wrote."""
+        done = subprocess.run(
+            [SDBOOT, "run", *command], env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.journal()}"
+        return done.stdout + done.stderr
+
+    def journal(self) -> str:
+        """The last lines of the container's journal."""
+        return self.run("journalctl", "--no-pager", "-n", "60", "-o", "cat", check=False)
+
+    def show(self, unit: str, *names: str) -> list[str]:
+        """The properties of a unit."""
+        text = self.run("systemctl", "show", unit, *(f"-p{name}" for name in names))
+        values = dict(line.split("=", 1) for line in text.splitlines())
+        return [values[name] for name in names]
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file inside."""
+        target = self.site / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(textwrap.dedent(text).lstrip())
+        target.chmod(mode)
+
+    def get(self, port: int, path: str = "/") -> tuple[int, bytes]:
+        """One request from inside."""
+        return self.threads.submit(get, ("127.0.0.1", port), path).result(PATIENCE)
+
+    def workers(self, unit: str) -> list[int]:
+        """The children of the unit's master that serve, as this machine numbers them."""
+        return [pid for pid in self.processes(unit) if b"worker" in _cmdline(pid)]
+
+    def processes(self, unit: str) -> list[int]:
+        """Every process of the unit. Process ids of the container are not those of its host: titles tell them apart."""
+        text = self.run("systemctl", "show", unit, "-pControlGroup").strip().removeprefix("ControlGroup=")
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cgroup"):
+            try:
+                groups = path.read_text()
+            except OSError:
+                continue
+            if text and any(line.endswith(text) for line in groups.splitlines()):
+                found.append(int(path.parent.name))
+        return found
+
+    def down(self) -> None:
+        """Power off and take it apart."""
+        if hasattr(self, "threads"):
+            self.threads.shutdown()
+            os.close(self._network)
+        subprocess.run([SDBOOT, "down"], env=self.env, capture_output=True, timeout=60, check=False)
+
+
+def _cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    for tool, package in (
+        ("systemd-nspawn", "systemd-container"),
+        ("nsenter", "util-linux"),
+        ("pgrep", "procps"),
+    ):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool} (Debian: apt-get install {package})")
+    container = Box(Path(f"/run/serverd-test-{os.getpid()}"))
+    try:
+        interpreter = f"/opt/python/bin/{Path(os.path.realpath(sys.executable)).name}"
+        container.write(
+            "/usr/local/bin/serverd",
+            f"""
+            #!/bin/sh
+            export PYTHONPATH=/opt/serverd/src:/opt/site
+            exec {interpreter} -m serverd "$@"
+            """,
+            0o755,
+        )
+        for path in UNITS.iterdir():
+            container.write(f"/etc/systemd/system/{path.name}", path.read_text())
+        if version() < 253:  # docs/systemd.md says the same to people
+            for unit in ("serverd.service", "serverd@.service"):
+                text = "[Service]\nExecReload=/bin/kill -HUP $MAINPID\n"
+                container.write(f"/etc/systemd/system/{unit}.d/reload.conf", text)
+        container.run("systemctl", "daemon-reload")
+        yield container
+    finally:
+        container.down()
+
+
+def configure(box: Box, name: str, listen: str, app: str = "hello", *more: str) -> None:
+    """/etc/serverd/NAME.yaml for one of the examples."""
+    lines = [f"app: {app}:app", f"app_dir: /opt/serverd/examples/{app}", f"listen: [{listen}]", *more]
+    box.write(f"/etc/serverd/{name}.yaml", "\n".join(lines) + "\n")
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
+    configure(box, "server", '"127.0.0.1:8000"', "notes", "env: {DATABASE: /var/lib/serverd/notes.db}")
+    box.run("systemctl", "start", "serverd")  # returns when READY=1 has come
+    status, body = box.get(8000, "/api/status")
+    assert status == 200, body
+    assert b"notes.db" in box.run("ls", "/var/lib/serverd/").encode()
+    assert box.show("serverd", "ActiveState", "Type")[0] == "active"
+
+    (worker,) = box.workers("serverd")
+    facts = dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{worker}/status").read_text(), re.MULTILINE))
+    assert int(facts["Uid"].split()[0]) > 0
+    assert (facts["NoNewPrivs"], int(facts["CapEff"], 16), facts["Seccomp"]) == ("1", 0, "2")
+
+    box.run("systemctl", "reload", "serverd")
+    wait_until(lambda: worker not in box.workers("serverd"), "the old child has gone")
+    assert json.loads(box.get(8000, "/api/status")[1])["boot"] != json.loads(body)["boot"]
+
+    (worker,) = box.workers("serverd")
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: box.workers("serverd") not in ([], [worker]), "the killed child was replaced")
+    wait_until(lambda: box.get(8000, "/api/status")[0] == 200, "the new child serves")
+    assert box.show("serverd", "ActiveState", "NRestarts") == ["active", "0"]
+
+    processes = box.processes("serverd")
+    box.run("systemctl", "stop", "serverd")
+    assert box.show("serverd", "Result", "ExecMainStatus") == ["success", "0"]
+    assert not any(alive(pid) for pid in processes)
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_a_server_that_cannot_work_is_not_started_again_and_again(box: Box) -> None:
+    configure(box, "broken", '"127.0.0.1:8002"')
+    box.write("/etc/serverd/broken.yaml", "app: nothing_of_this_name:app\nlisten: ['127.0.0.1:8002']\n")
+    assert "failed" in box.run("systemctl", "start", "serverd@broken", check=False).lower()
+    names = ("ActiveState", "Result", "ExecMainStatus", "NRestarts")
+    assert box.show("serverd@broken", *names) == ["failed", "exit-code", "4", "0"]
+    assert "nothing_of_this_name" in box.journal()
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_instances_run_side_by_side_as_different_users(box: Box) -> None:
+    for name, port in (("shop", 8003), ("blog", 8004)):
+        configure(box, name, f'"127.0.0.1:{port}"')
+    box.run("systemctl", "start", "serverd@shop", "serverd@blog")
+    assert box.get(8003) == box.get(8004) == (200, b"Hello, World!")
+    users = {
+        Path(f"/proc/{pid}").stat().st_uid
+        for name in ("shop", "blog")
+        for pid in box.workers(f"serverd@{name}")
+    }
+    assert len(users) == 2
+    box.run("systemctl", "stop", "serverd@shop", "serverd@blog")
+    assert box.show("serverd@shop", "Result", "ExecMainStatus") == ["success", "0"]
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_a_restart_behind_the_socket_unit_refuses_nobody(box: Box) -> None:
+    configure(box, "server", "systemd")
+    box.run("systemctl", "start", "serverd.socket")
+    assert box.show("serverd", "ActiveState") == ["inactive"]
+    assert box.get(8000) == (200, b"Hello, World!")  # the first client starts the service
+    going = True
+    answers: list[tuple[int, bytes]] = []
+
+    def ask() -> None:
+        while going:
+            answers.append(get(("127.0.0.1", 8000)))
+
+    asking = [box.threads.submit(ask) for _ in range(3)]
+    try:
+        wait_until(lambda: len(answers) > 20, "load")
+        box.run("systemctl", "restart", "serverd")
+        seen = len(answers)
+        wait_until(lambda: len(answers) > seen + 20, "load after the restart")
+    finally:
+        going = False
+    for each in asking:
+        each.result(PATIENCE)  # a refused or broken connection would be raised here
+    assert set(answers) == {(200, b"Hello, World!")}
+    box.run("systemctl", "stop", "serverd.socket", "serverd.service")
