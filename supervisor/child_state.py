@@ -1,11 +1,12 @@
-"""The life of one child as the master sees it: a table of states and events, and the only authority on what may follow.
+"""The life of one child as the master sees it: a table of states and events, the only authority on what may follow.
 
 Promises: every pair of state and event has one meaning, written below; a pair that cannot happen raises
 IllegalTransition and changes nothing. Refuses to know time, processes and sockets: it is data and one function.
 
-Events come from three sides, and they cross each other on the way. What a child says (`BECAME_READY`, `BOOT_FAILED`,
-`DRAINED`) may have been said before it read what the master sent (`DRAIN_SENT`, `STOP_SENT`, `KILL_SENT`); such a
-late word leaves the state as it is. What the kernel says (`EXITED`) is final and may come at any time.
+Events come from three sides, and they cross each other on the way. What a child says (`BECAME_READY`,
+`BOOT_FAILED`, `DRAINED`) may have been said before it read what the master sent (`DRAIN_SENT`, `STOP_SENT`,
+`KILL_SENT`); such a late word leaves the state as it is. What the kernel says (`EXITED`) is final and may come
+at any time.
 """
 
 from __future__ import annotations

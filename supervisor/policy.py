@@ -1,11 +1,12 @@
-"""What the master should do next, decided purely: `decide(roster, now) -> Decision`, which reads and changes nothing.
+"""What the master should do next, decided purely: `decide(roster, now) -> Decision` reads, and changes nothing.
 
-Promises: everything that is due at `now`, and the time at which the next thing will be due; between the two nothing
-has to be looked at, so the master sleeps until then or until something happens. Acting on a decision changes the roster
-so that the same action is not decided again. Refuses to act, to log and to read the clock.
+Promises: everything that is due at `now`, and the time at which the next thing will be due; between the two
+nothing has to be looked at, so the master sleeps until then or until something happens. Acting on a decision
+changes the roster so that the same action is not decided again. Refuses to act, to log and to read the clock.
 
 The rules, in words:
-- a generation wants children 0 to `wanted`-1; a place that is empty is filled, after a back-off if its last child crashed;
+- a generation wants children 0 to `wanted`-1; a place that is empty is filled, after a back-off if its last child
+  crashed;
 - a generation that boots takes over when all of its children are ready, and only then do the others drain;
 - a generation that boots and fails is given up, and what serves is not touched;
 - a child is told to go before it is killed: drain, then stop, then SIGKILL, each after its time.
@@ -19,24 +20,30 @@ from dataclasses import dataclass
 from typing import Final
 
 from .child_state import State
-from .roster import EXIT_GRACE, Child, Generation, Roster
+from .roster import EXIT_GRACE, Child, Generation, Roster, Urgency
 
-# Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and so on.
+# Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and
+# so on.
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_LONGEST: Final = 30.0
 
-# The child counts `timeouts.graceful` itself, cuts off what is left, names it and runs the application's shutdown: the
-# master steps in when all that did not happen.
-DRAIN_MARGIN: Final = 1.0
-STOP_GRACE: Final = 5.0
+# The child counts `timeouts.graceful` itself, then cuts off what is left, names it and gives the lifespan's
+# shutdown 5 s: the master steps in when all that did not happen. After Stop the same steps remain.
+DRAIN_MARGIN: Final = 6.0
+STOP_GRACE: Final = 8.0
+
+# What a child is told for a `timeouts.graceful` of 0, which means no limit: a day, the longest that can be configured.
+UNLIMITED: Final = 86400.0
 
 # A child that still boots has no request to finish; this is for its lifespan to come to an end in good order.
 ABANDON_GRACE: Final = 5.0
 
-# The end of a channel comes a moment before the exit of its process; a process that lives on without is out of reach.
+# The end of a channel comes a moment before the exit of its process; a process that lives on without is out of
+# reach.
 LOST_GRACE: Final = 2.0
 
-# An application that writes a watched file while it boots would be superseded for ever; after so many it may finish.
+# An application that writes a watched file while it boots would be superseded for ever; after so many it may
+# finish.
 MOST_SUPERSEDED: Final = 5
 
 _AT_ONCE: Final = -math.inf
@@ -44,6 +51,8 @@ _AT_ONCE: Final = -math.inf
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
+    """The place `index` of `generation` is empty."""
+
     generation: Generation
     index: int
 
@@ -61,12 +70,16 @@ class AskToDrain:
 
 @dataclass(frozen=True, slots=True)
 class AskToStop:
+    """It has to give up what is in flight; `reason` is empty when a person asked for that."""
+
     child: Child
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class KillChild:
+    """It has had its chance."""
+
     child: Child
     reason: str
 
@@ -88,6 +101,8 @@ class BeginReload:
 
 @dataclass(frozen=True, slots=True)
 class Quit:
+    """Nobody is left."""
+
     status: int
 
 
@@ -139,8 +154,17 @@ def healthy(roster: Roster) -> bool:
     """True while every child that should be there serves, or boots within its deadline; for systemd's watchdog."""
     if roster.shutdown is not None or roster.current is None:
         return True
-    present = {child.index for child in roster.of(roster.current) if child.state in (State.READY, State.BOOTING)}
+    present = {
+        child.index for child in roster.of(roster.current) if child.state in (State.READY, State.BOOTING)
+    }
     return present.issuperset(range(roster.current.wanted))
+
+
+def longest_stop(graceful: float, urgency: Urgency) -> float:
+    """Seconds from the wish to stop until the last child is killed; infinite when `timeouts.graceful` is 0."""
+    if urgency is not Urgency.GRACEFUL:
+        return STOP_GRACE
+    return graceful + DRAIN_MARGIN + STOP_GRACE if graceful else math.inf
 
 
 def _deadlines(roster: Roster) -> Iterator[Due]:
@@ -151,7 +175,10 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
                 generation = roster.generation(child.generation)
                 limit = generation.config.timeouts.boot if generation is not None else 0.0
                 if limit:
-                    yield Due(child.since + limit, KillChild(child, f"did not boot within {limit:g} s (timeouts.boot)"))
+                    yield Due(
+                        child.since + limit,
+                        KillChild(child, f"did not boot within {limit:g} s (timeouts.boot)"),
+                    )
             case State.DRAINING:
                 yield Due(child.patience, AskToStop(child, "has not drained in time"))
             case State.STOPPING:
@@ -167,10 +194,15 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
 def _shut_down(roster: Roster) -> Iterator[Due]:
     assert roster.shutdown is not None
     for child in roster.children:
-        if roster.shutdown.fast:
+        if roster.shutdown.urgency is Urgency.NOW:
+            if child.state is not State.KILLED:
+                yield Due(_AT_ONCE, KillChild(child, "was not given the time to stop"))
+        elif roster.shutdown.urgency is Urgency.FAST:
             if child.state in (State.BOOTING, State.READY, State.FAILED, State.DRAINING):
                 yield Due(_AT_ONCE, AskToStop(child, ""))
-        elif child.state in (State.BOOTING, State.READY) or (child.state is State.DRAINING and not child.final):
+        elif child.state in (State.BOOTING, State.READY) or (
+            child.state is State.DRAINING and not child.final
+        ):
             yield Due(_AT_ONCE, _farewell(roster, child, final=True))
     if not roster.children:
         yield Due(_AT_ONCE, Quit(roster.shutdown.status))
@@ -187,14 +219,15 @@ def _dismiss(roster: Roster) -> Iterator[Due]:
 
 
 def _farewell(roster: Roster, child: Child, *, final: bool) -> AskToDrain:
-    config = next(iter(roster.generations())).config if any(roster.generations()) else None
-    graceful = config.timeouts.graceful if config is not None else 0.0
+    latest = roster.current or roster.booting
+    config = latest.config if latest is not None else None
+    graceful = config.timeouts.graceful if config is not None else ABANDON_GRACE
     if child.state is State.BOOTING:
         patience = ABANDON_GRACE
     else:
         patience = graceful + DRAIN_MARGIN if graceful else math.inf
     close_idle = final or (config is not None and config.reload.enabled)
-    return AskToDrain(child, graceful, final, close_idle, patience)
+    return AskToDrain(child, graceful or UNLIMITED, final, close_idle, patience)
 
 
 def _fill_places(roster: Roster) -> Iterator[Due]:

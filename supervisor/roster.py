@@ -1,8 +1,8 @@
 """Who is there: the children and generations of the master, and what has happened to each of them.
 
-Promises: bookkeeping only. Every change of a child's state goes through child_state.next_state; every method records one
-fact and says what it meant. Refuses to decide (policy.py), to act (master.py) and to read the clock: the time is given,
-in seconds of `time.monotonic()`.
+Promises: bookkeeping only. Every change of a child's state goes through child_state.next_state; every method
+records one fact and says what it meant. Refuses to decide (policy.py), to act (master.py) and to read the
+clock: the time is given, in seconds of `time.monotonic()`.
 
 Owned by the master's only thread; nothing in here is locked.
 """
@@ -18,6 +18,7 @@ from typing import Final
 from ..config import ServerConfig
 from ..server.channel import BootFailed, Channel
 from .child_state import Event, State, next_state
+from .privileges import Identity
 
 # A child that served this long before it died had nothing wrong at its start: the back-off begins anew.
 HEALTHY_SECONDS: Final = 60.0
@@ -54,10 +55,12 @@ class Child:
     final: bool = False  # told that the whole server stops
     patience: float = math.inf  # when a drain has lasted long enough
     lost_at: float | None = None  # when its channel ended although it was not leaving
+    cannot_boot: bool = False  # it has said so, whatever became of it since
     killed_because: str = ""
 
     @property
     def name(self) -> str:
+        """What it is called in the log."""
         return f"worker {self.index} g{self.generation}"
 
     def apply(self, event: Event, now: float) -> None:
@@ -86,7 +89,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BootFailure:
-    """Why a generation cannot serve; `status` is the exit status of the daemon if there is nothing else to serve."""
+    """Why a generation cannot serve; `status` is the exit status of the daemon if there is nothing else to
+    serve."""
 
     status: int
     error: str
@@ -101,19 +105,13 @@ class Generation:
     cause: str
     began: float
     wanted: int
+    identity: Identity | None = None
     failure: BootFailure | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)  # what was logged once for all its children
 
     def slot(self, index: int) -> Slot:
         """The record of the place `index` (made on first use by those who record, never by those who only look)."""
         return self.slots.setdefault(index, Slot())
-
-    def first_time(self, text: str) -> bool:
-        """True once for each text: children that say the same are heard once."""
-        known = text in self.told
-        self.told.add(text)
-        return not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +122,26 @@ class ReloadRequest:
     newer_code: bool
 
 
+class Urgency(enum.IntEnum):
+    """How a server is stopped; each wish that comes while it stops can only make it more urgent."""
+
+    GRACEFUL = 0  # requests in flight have the time that the configuration gives them
+    FAST = 1  # they are given up, but the application's lifespan is shut down in good order
+    NOW = 2  # SIGKILL
+
+
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The whole server stops, since then; `fast`: what is in flight is given up."""
+    """The whole server stops, and exits with `status`."""
 
-    since: float
-    fast: bool
+    urgency: Urgency
     status: int
 
 
 @dataclass(slots=True, eq=False)
 class Roster:
-    """All of it. `current` serves, `booting` will when it is ready; children of other generations are on their way out."""
+    """All of it. `current` serves, `booting` will when it is ready; children of other generations are on their
+    way out."""
 
     children: list[Child] = field(default_factory=list)
     current: Generation | None = None
@@ -153,20 +159,25 @@ class Roster:
             yield self.booting
 
     def generation(self, number: int) -> Generation | None:
+        """The living generation of that number."""
         return next((item for item in self.generations() if item.number == number), None)
 
     def of(self, generation: Generation) -> list[Child]:
         """The children of `generation` that hold a place in it, in no particular order."""
-        return [child for child in self.children if child.generation == generation.number and not child.leaving]
+        return [
+            child for child in self.children if child.generation == generation.number and not child.leaving
+        ]
 
     def ready(self, generation: Generation) -> list[Child]:
+        """Those of them that serve."""
         return [child for child in self.of(generation) if child.state is State.READY]
 
-    def begin(self, config: ServerConfig, wanted: int, cause: str, now: float) -> Generation:
+    def begin(self, config: ServerConfig, identity: Identity | None, cause: str, now: float) -> Generation:
         """A new generation starts to boot; one that was booting is superseded."""
         self.superseded = self.superseded + 1 if self.booting is not None else 0
         self.last_number += 1
-        self.booting = Generation(self.last_number, config, cause, now, wanted)
+        wanted = config.workers.process_count()
+        self.booting = Generation(self.last_number, config, cause, now, wanted, identity)
         return self.booting
 
     def promote(self) -> Generation:
@@ -182,10 +193,9 @@ class Roster:
         return failed
 
     def ask_reload(self, cause: str, *, newer_code: bool) -> None:
-        """Note a wish for a reload; wishes that wait are one wish, named after the latest that brought newer code."""
-        if self.request is not None and self.request.newer_code and not newer_code:
-            return
-        self.request = ReloadRequest(cause, newer_code)
+        """Note a wish for a reload; wishes that wait are one, named after the latest that brought newer code."""
+        if self.request is None or newer_code or not self.request.newer_code:
+            self.request = ReloadRequest(cause, newer_code)
 
     def scale(self, by: int) -> int:
         """One child more or less (never less than one) in every generation that lives; the new number."""
@@ -200,7 +210,9 @@ class Roster:
         child.patience = min(child.patience, now + patience)
 
     def boot_failed(self, child: Child, message: BootFailed, now: float) -> None:
+        """`child` has said that it cannot boot."""
         child.apply(Event.BOOT_FAILED, now)
+        child.cannot_boot = True
         if not child.told:
             self._cannot_boot(child, BootFailure(message.exit_code, message.error), now)
 
@@ -216,7 +228,7 @@ class Roster:
         self.children.remove(child)
         if child.told:
             return Departure.EXPECTED
-        if before is State.FAILED:  # its message was counted
+        if child.cannot_boot:  # counted when it said so
             return Departure.CANNOT_BOOT
         if child.ready_at is None:
             self._cannot_boot(child, BootFailure(BOOT_FAILURE_STATUS, error), now)
@@ -226,7 +238,11 @@ class Roster:
 
     def _cannot_boot(self, child: Child, failure: BootFailure, now: float) -> None:
         self._count_failure(child, now)
-        if self.booting is not None and self.booting.number == child.generation and self.booting.failure is None:
+        if (
+            self.booting is not None
+            and self.booting.number == child.generation
+            and self.booting.failure is None
+        ):
             self.booting.failure = failure
 
     def _count_failure(self, child: Child, now: float) -> None:

@@ -6,9 +6,10 @@
         daemon.signal(signal.SIGTERM)
         assert daemon.wait_exit() == 0
 
-Promises: nothing that was started here outlives the `with` block (its whole process group is killed, by number); the log
-is printed at the end, so that pytest shows it when the test fails. Nothing waits by sleeping: a line, an exit or a
-condition is awaited, each with a deadline, and missing one raises AssertionError with the log so far.
+Promises: nothing that was started here outlives the `with` block (its whole process group is killed, by
+number); the log is printed at the end, so that pytest shows it when the test fails. Nothing waits by sleeping:
+a line, an exit or a condition is awaited, each with a deadline, and missing one raises AssertionError with the
+log so far.
 """
 
 from __future__ import annotations
@@ -239,7 +240,9 @@ class Daemon:
             self._reader.join(PATIENCE)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        print(f"--- the log of {self._process.args!r}, exit status {self._process.returncode} ---\n{self.log}")
+        print(
+            f"--- the log of {self._process.args!r}, exit status {self._process.returncode} ---\n{self.log}"
+        )
 
     def __enter__(self) -> Self:
         return self

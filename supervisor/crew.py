@@ -1,0 +1,207 @@
+"""The children as processes: started, heard, told to go, killed, buried.
+
+Promises: what a child says and how it ends is written into the roster before anything is decided from it; the
+last words of a child that has exited are read before its exit counts; what all children of a generation say
+alike is logged once; no child, whatever it sends, can make the master fail. Refuses to decide (policy.py): it
+is the hands.
+
+Owned by the master's only thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Final
+
+from ..server.channel import BootFailed, ChannelError, Drain, Drained, Message, Ready, Stop
+from . import policy, reports
+from .child_state import Event, IllegalTransition, State
+from .roster import Child, Departure, Generation, Roster
+from .spawn import Closable, Descriptor, Main, Order, start_child
+
+logger = logging.getLogger("serverd.master")
+
+# How many different complaints are remembered; a child whose words differ each time must not fill the memory.
+_MOST_SAID: Final = 200
+
+
+class Crew:
+    """The master's children. `threads` is how many each has, as the last one that became ready said."""
+
+    def __init__(self, roster: Roster, selector: selectors.BaseSelector, main: Main | None) -> None:
+        self.threads = 0
+        self._roster = roster
+        self._selector = selector
+        self._main = main
+        self._said: set[tuple[int, str]] = set()
+
+    def start(
+        self,
+        generation: Generation,
+        index: int,
+        sockets: tuple[socket.socket, ...],
+        belongings: Callable[[], Iterable[Closable]],
+    ) -> None:
+        """A child for the place `index`. What the machine refuses now is tried again after a back-off."""
+        now = time.monotonic()
+        child = Child(index, generation.number, now)
+        order = Order(index, generation.number, generation.config, sockets, generation.identity)
+        try:
+            started = start_child(order, belongings(), self._main)
+        except OSError as error:
+            self._roster.spawn_failed(child, now)
+            wait = policy.backoff(generation.slot(index).failures)
+            logger.warning(
+                "%s: cannot start a process (%s); next try in %.1f s", child.name, error.strerror, wait
+            )
+            return
+        child.pid, child.pidfd, child.channel = started.pid, started.pidfd, started.channel
+        child.apply(Event.SPAWNED, now)
+        self._roster.children.append(child)
+        self._selector.register(started.channel, selectors.EVENT_READ, partial(self._on_message, child))
+        self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_exit, child))
+
+    def drain(self, action: policy.AskToDrain) -> None:
+        """Tell a child to finish what it has received."""
+        child = action.child
+        self._roster.drain_sent(child, time.monotonic(), final=action.final, patience=action.patience)
+        self._send(child, Drain(action.graceful, action.final, action.close_idle))
+
+    def stop(self, child: Child, reason: str) -> None:
+        """Tell `child` to give up what is in flight; `reason` is for the log, empty when somebody asked for it."""
+        if reason:
+            logger.warning("%s (pid %d) %s: cutting it off", child.name, child.pid, reason)
+        child.apply(Event.STOP_SENT, time.monotonic())
+        self._send(child, Stop())
+
+    def kill(self, child: Child, reason: str) -> None:
+        """SIGKILL, for a child that has had its chance."""
+        logger.error("%s (pid %d) %s: killing it", child.name, child.pid, reason)
+        child.killed_because = reason
+        child.apply(Event.KILL_SENT, time.monotonic())
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+    def bury(self, pid: int, status: int) -> bool:
+        """`pid` was reaped by somebody else; True if it was one of ours."""
+        child = next((child for child in self._roster.children if child.pid == pid), None)
+        if child is not None:
+            self._departed(child, status)
+        return child is not None
+
+    def belongings(self) -> Iterator[Closable]:
+        """Our ends of the children's channels, and their pidfds."""
+        for child in self._roster.children:
+            yield Descriptor(child.pidfd)
+            if child.channel is not None:
+                yield child.channel
+
+    def _send(self, child: Child, message: Message) -> None:
+        # One that does not get through is for a child that is gone or hangs; the deadline of its state sees to
+        # that.
+        if child.channel is not None:
+            child.channel.send(message)
+
+    def _on_message(self, child: Child) -> None:
+        """Read what `child` has said, up to the end of its channel if that is there."""
+        while child.channel is not None:
+            try:
+                message = child.channel.recv()
+                if message is not None:
+                    self._hear(child, message)
+                    continue
+            except BlockingIOError:
+                return
+            except (ChannelError, IllegalTransition, OSError) as error:
+                if child.state is not State.KILLED:
+                    self.kill(child, f"spoke out of turn ({error})")
+            self._hang_up(child)
+            child.lost_at = time.monotonic()
+
+    def _hang_up(self, child: Child) -> None:
+        if child.channel is not None:
+            self._selector.unregister(child.channel)
+            child.channel.close()
+            child.channel = None
+
+    def _hear(self, child: Child, message: Message) -> None:
+        now = time.monotonic()
+        match message:
+            case Ready():
+                child.apply(Event.BECAME_READY, now)
+                self.threads = message.threads
+                serves_already = (
+                    self._roster.current is not None and self._roster.current.number == child.generation
+                )
+                level = logging.INFO if serves_already else logging.DEBUG
+                logger.log(level, "%s (pid %d) is ready, in %.2f s", child.name, child.pid, message.seconds)
+                if message.gil and self._first_time(0, f"gil {message.gil_culprit}"):
+                    logger.warning("%s", reports.gil_is_on(message.gil_culprit))
+            case BootFailed():
+                self._roster.boot_failed(child, message, now)
+                if self._first_time(child.generation, message.error):
+                    trace = "\n" + message.traceback.rstrip() if message.traceback else ""
+                    logger.error("%s cannot boot: %s%s", child.name, message.error, trace)
+            case Drained():
+                child.apply(Event.DRAINED, now)
+                if message.cut:  # the child has named them
+                    logger.warning(
+                        "%s has cut off %s", child.name, reports.count(len(message.cut), "request")
+                    )
+                logger.debug(
+                    "%s has drained, after %s", child.name, reports.count(message.requests, "request")
+                )
+            case _:
+                raise ChannelError(f"a child cannot say {type(message).__name__}")
+
+    def _first_time(self, generation: int, text: str) -> bool:
+        if len(self._said) > _MOST_SAID:
+            self._said.clear()
+        known = (generation, text) in self._said
+        self._said.add((generation, text))
+        return not known
+
+    def _on_exit(self, child: Child) -> None:
+        pid, status = os.waitpid(child.pid, os.WNOHANG)
+        if pid:
+            self._departed(child, status)
+
+    def _departed(self, child: Child, status: int) -> None:
+        """`child` is reaped: hear its last words, forget its descriptors, and say what its exit means."""
+        self._on_message(child)
+        self._hang_up(child)  # still there if a process that the application has started holds the other end
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        explained = child.cannot_boot or child.killed_because != ""
+        how = child.killed_because or reports.how_it_ended(status)
+        code = os.waitstatus_to_exitcode(status)
+        departure = self._roster.exited(child, code, f"{child.name} {how}", time.monotonic())
+        who = f"{child.name} (pid {child.pid})"
+        wait = self._wait(child)
+        match departure:
+            case Departure.EXPECTED:
+                logger.log(logging.WARNING if code and not explained else logging.DEBUG, "%s %s", who, how)
+            case Departure.LEFT:
+                logger.info("%s was told to leave by somebody else, and did%s", who, wait)
+            case Departure.CRASHED:
+                logger.error("%s %s%s%s", who, how, "" if explained else reports.crash_hint(status), wait)
+            case Departure.CANNOT_BOOT:
+                if not explained and self._first_time(child.generation, f"died {how}"):
+                    logger.error("%s %s while it booted", who, how)
+                if wait:
+                    logger.warning("%s cannot boot%s", child.name, wait)
+
+    def _wait(self, child: Child) -> str:
+        """What will be done about the place that `child` has left, for a log line; empty when nothing will be."""
+        generation = self._roster.generation(child.generation)
+        if generation is None or generation.failure is not None or self._roster.shutdown is not None:
+            return ""
+        return f"; a new one starts in {policy.backoff(generation.slot(child.index).failures):.1f} s"

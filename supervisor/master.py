@@ -1,0 +1,354 @@
+"""The master: one thread, one selector, and the hands of policy.py.
+
+Promises: the application is never imported here and no HTTP is spoken; the loop sleeps until a signal, a child,
+the watcher or a deadline wakes it, and never looks without a reason; whatever goes wrong in a reload leaves
+what serves as it was; a listening socket whose address stays in the configuration is open until the end, so
+that no connection is refused on the way. What is to be done is decided by policy.py from the roster; this
+module does it and says so in the log.
+
+`run` returns the exit status: 0 after an orderly stop, 2 when an address, user or pidfile cannot be had, 3 or 4
+when the first generation cannot boot (the child's own status), 1 after a mistake of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import setproctitle
+
+from ..config import ConfigError, ServerConfig
+from ..config.logs import setup_logging
+from . import policy, reports, signals
+from .crew import Crew
+from .listeners import Access, Inherited, ListenError, Listeners
+from .notify import Notifier
+from .pidfile import Pidfile, PidfileError
+from .policy import Action, AskToDrain, AskToStop, BeginReload, GiveUp, KillChild, Promote, Quit, StartChild
+from .privileges import PrivilegeError, resolve
+from .roster import Generation, Roster, Shutdown, Urgency
+from .spawn import Closable, Descriptor, Main
+from .watching import Watching
+
+logger = logging.getLogger("serverd.master")
+
+_INIT: Final = 1
+# More actions than any roster can ask for at one moment: reached only if acting does not change what is decided.
+_MOST_ACTIONS: Final = 100_000
+
+
+def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], main: Main | None = None) -> int:
+    """Serve `config` until a signal ends it; the exit status.
+
+    `reload_config` reads the configuration again and raises ConfigError. `main` replaces the body of the
+    children in tests. Must be called in the main thread of a process that has no other thread. Raises nothing
+    for what a user can get wrong.
+    """
+    setup_logging(config.logging, process="master", stream=sys.stderr)
+    try:
+        master = Master(config, reload_config, main)
+    except (ListenError, PidfileError, PrivilegeError) as error:
+        for line in str(error).splitlines():
+            logger.error("%s", line)
+        return 2
+    return master.serve()
+
+
+class Master:
+    """Everything that the master holds. Lives in one thread; only `run` makes one, and only `serve` uses it."""
+
+    def __init__(
+        self, config: ServerConfig, reload_config: Callable[[], ServerConfig], main: Main | None
+    ) -> None:
+        """Take what the outside world has to give: sockets, the pidfile, signals. Raises ListenError,
+        PidfileError or PrivilegeError, with everything given back."""
+        self._config = config
+        self._reload_config = reload_config
+        self._status: int | None = None
+        self._terminal = signals.on_a_terminal()
+        self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._identity = resolve(config.process)
+        self._listeners = Listeners(Inherited.take_from(os.environ, os.getpid()))
+        self._pidfile: Pidfile | None = None
+        try:
+            self._listeners.open(
+                config.listen, config.limits.backlog, Access.of(config.process.umask, self._identity)
+            )
+            if config.process.pidfile is not None:
+                self._pidfile = Pidfile.take(config.process.pidfile, os.getpid())
+        except ListenError, PidfileError:
+            self._listeners.close()
+            raise
+        self._notifier = Notifier.take_from(os.environ, os.getpid())
+        self._selector = selectors.DefaultSelector()
+        self._signals = signals.Signals()
+        self._signals.install()
+        self._selector.register(self._signals.reader, selectors.EVENT_READ, self._on_signals)
+        self._roster = Roster()
+        self._crew = Crew(self._roster, self._selector, main)
+        self._watching = Watching(self._selector, self._on_change)
+
+    def serve(self) -> int:
+        """Run until it is over; the exit status."""
+        try:
+            setproctitle.setproctitle(reports.master_title(self._config))
+            for listener in self._listeners.all():
+                logger.info("listening on %s", listener)
+            self._notifier.starting("booting", self._config.timeouts.boot)
+            self._roster.begin(self._config, self._identity, "start", time.monotonic())
+            self._watching.configure(self._config, self._identity)
+            while self._status is None:
+                self._turn()
+            return self._status
+        except Exception:
+            logger.exception("the master has failed; its children drain and exit")
+            return 1
+        finally:
+            self._put_away()
+
+    # The loop
+
+    def _turn(self) -> None:
+        """Do what is due, then sleep until something happens or something else is due."""
+        wake_at = self._settle()
+        if self._status is not None:
+            return
+        wake_at = min(wake_at, self._helpers_due())
+        timeout = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
+        events = self._selector.select(timeout)
+        self._on_signals()  # first: an exit that a signal to the whole group explains is no crash
+        for key, _ in events:
+            if self._selector.get_map().get(key.fd) is key:  # else an event before this one has closed it
+                key.data()
+
+    def _settle(self) -> float:
+        """Act until nothing is due; when to look again. One action at a time, as each changes what is due."""
+        for _ in range(_MOST_ACTIONS):
+            decision = policy.decide(self._roster, time.monotonic())
+            if not decision.actions or self._status is not None:
+                return decision.wake_at
+            self._act(decision.actions[0])
+        raise RuntimeError(f"the policy does not settle: {decision.actions[0]}")
+
+    def _helpers_due(self) -> float:
+        """Give the watchdog its sign of life and start the watcher, if it is time; when it will be time."""
+        now = time.monotonic()
+        healthy = policy.healthy(self._roster)
+        if healthy and self._notifier.ping_at() <= now:
+            self._notifier.ping(now)
+        if self._watching.due() <= now and self._roster.shutdown is None:
+            self._watching.start(self._belongings(None), now)
+        watching = math.inf if self._roster.shutdown is not None else self._watching.due()
+        return min(watching, self._notifier.ping_at() if healthy else math.inf)
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case StartChild(generation, index):
+                sockets = self._listeners.sockets(generation.config.listen)
+                self._crew.start(generation, index, sockets, lambda: self._belongings(generation))
+            case AskToDrain():
+                self._crew.drain(action)
+            case AskToStop(child, reason):
+                self._crew.stop(child, reason)
+            case KillChild(child, reason):
+                self._crew.kill(child, reason)
+            case Promote():
+                self._promote()
+            case GiveUp():
+                self._give_up()
+            case BeginReload():
+                self._begin_reload()
+            case Quit(status):
+                self._status = status
+
+    def _belongings(self, generation: Generation | None) -> Iterator[Closable]:
+        """Everything here that holds a descriptor and is none of the business of a child of `generation`."""
+        yield self._selector
+        yield self._signals.reader
+        yield self._signals.writer
+        needed = self._listeners.sockets(generation.config.listen) if generation is not None else ()
+        yield from (listener.sock for listener in self._listeners.all() if listener.sock not in needed)
+        yield from self._crew.belongings()
+        yield from self._watching.belongings()
+        if self._pidfile is not None:
+            yield Descriptor(self._pidfile.fd)
+        if self._notifier.sock is not None:
+            yield self._notifier.sock
+
+    # Generations
+
+    def _promote(self) -> None:
+        before = self._roster.current
+        generation = self._roster.promote()
+        self._config = generation.config
+        self._listeners.keep_only(generation.config.listen)
+        if before is not None:
+            self._follow(before.config, generation)
+        line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
+        logger.info("%s", line)
+        self._notifier.ready(line)
+
+    def _follow(self, before: ServerConfig, generation: Generation) -> None:
+        """What of the configuration the master itself goes by, now that `generation` serves."""
+        config = generation.config
+        setup_logging(config.logging, process="master", stream=sys.stderr)
+        setproctitle.setproctitle(reports.master_title(config))
+        self._watching.configure(config, generation.identity)
+        if before.process.pidfile != config.process.pidfile:
+            logger.warning("process.pidfile has changed, and counts from the next start on")
+
+    def _give_up(self) -> None:
+        failed = self._roster.give_up()
+        assert failed.failure is not None
+        if self._roster.current is None:
+            logger.error("nothing to serve: generation %d cannot boot", failed.number)
+            self._shut_down(Urgency.GRACEFUL, failed.failure.status)
+            return
+        self._listeners.keep_only(self._roster.current.config.listen)
+        self._reload_failed()
+
+    def _reload_failed(self) -> None:
+        line = "reload failed"
+        if self._roster.current is not None:
+            line = f"reload failed: still serving generation {self._roster.current.number}"
+            self._notifier.ready(line)
+        logger.error("%s", line)
+
+    def _begin_reload(self) -> None:
+        request, self._roster.request = self._roster.request, None
+        assert request is not None
+        began = time.monotonic()
+        logger.info("reload: %s", request.cause)
+        if self._roster.current is not None:
+            self._notifier.reloading(f"reload: {request.cause}")
+        try:
+            config = self._reload_config()
+            identity = resolve(config.process)
+            opened = self._listeners.open(
+                config.listen, config.limits.backlog, Access.of(config.process.umask, identity)
+            )
+        except (ConfigError, ListenError, PrivilegeError) as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            self._reload_failed()
+            return
+        except Exception:  # whatever the reading of a file can raise: a reload never takes down what serves
+            logger.exception("the configuration cannot be read")
+            self._reload_failed()
+            return
+        for listener in opened:
+            logger.info("listening on %s", listener)
+        self._roster.begin(config, identity, request.cause, began)
+        self._listeners.keep_only(
+            address for generation in self._roster.generations() for address in generation.config.listen
+        )
+
+    def _on_change(self, cause: str) -> None:
+        self._roster.ask_reload(cause, newer_code=True)
+
+    def _shut_down(self, urgency: Urgency, status: int = 0) -> None:
+        """Begin to stop, or stop faster than was begun."""
+        begun = self._roster.shutdown
+        if begun is not None and begun.urgency >= urgency:
+            return
+        graceful = self._config.timeouts.graceful
+        logger.info("%s", reports.stopping(urgency, graceful))
+        self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
+        if begun is not None:
+            return
+        self._notifier.stopping("stopping", policy.longest_stop(graceful, urgency))
+        self._watching.stop()
+        self._listeners.close()  # the children hold their own copies, and accept what waits in the backlogs
+
+    def _put_away(self) -> None:
+        """Give back what was taken. Children that are left see the end of their channel, drain and exit."""
+        self._watching.stop()
+        self._listeners.close()
+        if self._pidfile is not None:
+            self._pidfile.remove()
+        for thing in self._crew.belongings():
+            thing.close()
+        self._selector.close()
+        self._signals.close()
+        self._notifier.close()
+        logger.info("stopped")
+
+    # Signals
+
+    def _on_signals(self) -> None:
+        for number in self._signals.read():
+            self._on_signal(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGTERM:
+                self._shut_down(Urgency.GRACEFUL)
+            case signal.SIGINT:
+                self._interrupt()
+            case signal.SIGQUIT:
+                self._hurry(Urgency.FAST)
+            case signal.SIGHUP:
+                self._hang_up()
+            case signal.SIGUSR1:
+                logger.info("SIGUSR1: the log goes to standard error, there is nothing to reopen")
+            case signal.SIGUSR2:
+                logger.warning("SIGUSR2: replacing the master is not yet supported; restart serverd instead")
+            case signal.SIGTTIN | signal.SIGTTOU:
+                wanted = self._roster.scale(1 if number == signal.SIGTTIN else -1)
+                logger.info("%s: %s wanted", number.name, reports.count(wanted, "child", "children"))
+            case signal.SIGWINCH:
+                self._rest()
+            case signal.SIGCHLD if os.getpid() == _INIT:
+                self._bury_strangers()
+            case _:
+                pass
+
+    def _interrupt(self) -> None:
+        """SIGINT stops fast; a person's first Ctrl-C gives requests the time to finish."""
+        gently = self._terminal and self._roster.shutdown is None
+        self._hurry(Urgency.GRACEFUL if gently else Urgency.FAST)
+        if gently:
+            logger.info("press Ctrl-C again to stop at once")
+
+    def _hurry(self, least: Urgency) -> None:
+        """Stop, and faster than before if that has begun already."""
+        begun = self._roster.shutdown
+        self._shut_down(least if begun is None else Urgency(min(Urgency.NOW, begun.urgency + 1)))
+
+    def _hang_up(self) -> None:
+        """SIGHUP reloads, unless it comes because the terminal was closed."""
+        if self._terminal and not self._nohup and not signals.on_a_terminal():
+            self._shut_down(Urgency.GRACEFUL)
+        elif self._roster.shutdown is None:
+            self._roster.ask_reload("SIGHUP", newer_code=False)
+
+    def _rest(self) -> None:
+        """SIGWINCH: no children until SIGHUP or SIGTTIN, with the sockets kept open."""
+        if self._terminal or self._roster.shutdown is not None:
+            return  # somebody has changed the size of the window
+        if self._roster.current is None:
+            logger.warning("SIGWINCH: nothing serves yet")
+            return
+        if self._roster.booting is not None:
+            self._roster.give_up()
+        self._roster.current.wanted = 0
+        logger.info("SIGWINCH: all children drain; SIGHUP or SIGTTIN brings them back")
+
+    def _bury_strangers(self) -> None:
+        """As PID 1, reap every process whose parent has died, and our own on the way."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if not self._crew.bury(pid, status) and not self._watching.bury(pid, status):
+                logger.debug("buried process %d, which %s", pid, reports.how_it_ended(status))

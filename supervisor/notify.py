@@ -1,0 +1,111 @@
+"""What systemd is told, over the datagram socket of sd_notify(3), without a library.
+
+Promises: silent when NOTIFY_SOCKET is not set; never raises and never blocks, because a service must not fail
+for want of somebody to report to; abstract addresses (`@...`) work. The variables are taken out of the
+environment, so that no child speaks in the master's name. Refuses to decide when something is true: the master
+says so.
+
+The watchdog: systemd gives an interval (WATCHDOG_USEC) and restarts a service that stays silent for so long.
+`ping_at` says when the next sign of life is due; the master gives it only when its loop turns and
+policy.healthy holds, that is while every child that should be there serves, or boots within its own deadline.
+
+Owned by the master's only thread.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+from typing import Final
+
+# sd_watchdog_enabled(3) recommends half of the interval.
+_WATCHDOG_SHARE: Final = 0.5
+
+
+class Notifier:
+    """The connection to the service manager, if there is one."""
+
+    def __init__(self, address: str = "", watchdog: float = 0.0) -> None:
+        self._address = _socket_name(address)
+        self._sock: socket.socket | None = None
+        if self._address:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._sock.setblocking(False)
+        self._interval = watchdog * _WATCHDOG_SHARE if self._sock is not None else 0.0
+        self._pinged = -math.inf
+
+    @classmethod
+    def take_from(cls, environ: MutableMapping[str, str], pid: int) -> Notifier:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID, and remove them."""
+        address = environ.pop("NOTIFY_SOCKET", "")
+        interval = environ.pop("WATCHDOG_USEC", "")
+        meant_for = environ.pop("WATCHDOG_PID", "")
+        ours = meant_for in ("", str(pid))
+        return cls(address, int(interval) / 1e6 if ours and interval.isdigit() else 0.0)
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """Its socket, for whoever keeps account of descriptors."""
+        return self._sock
+
+    def ready(self, status: str) -> None:
+        """The children serve: after the start, and at the end of every reload, whether it worked or not."""
+        self._send("READY=1", f"STATUS={_line(status)}", f"MAINPID={os.getpid()}")
+
+    def reloading(self, status: str) -> None:
+        """A reload begins (Type=notify-reload asks for the monotonic time of it)."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS={_line(status)}")
+
+    def stopping(self, status: str, seconds: float) -> None:
+        """The end begins, and may take up to `seconds` (infinite: then only systemd's own limit counts)."""
+        self._send("STOPPING=1", f"STATUS={_line(status)}", *_extension(seconds))
+
+    def starting(self, status: str, seconds: float) -> None:
+        """The first generation boots, which may take up to `seconds`."""
+        self._send(f"STATUS={_line(status)}", *_extension(seconds))
+
+    def status(self, text: str) -> None:
+        """A line for `systemctl status`."""
+        self._send(f"STATUS={_line(text)}")
+
+    def ping_at(self) -> float:
+        """When the next sign of life is due, in monotonic seconds; infinite without a watchdog."""
+        return self._pinged + self._interval if self._interval else math.inf
+
+    def ping(self, now: float) -> None:
+        """Give the sign of life."""
+        self._pinged = now
+        self._send("WATCHDOG=1")
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _send(self, *assignments: str) -> None:
+        if self._sock is None or self._address is None:
+            return
+        try:
+            self._sock.sendto("\n".join(assignments).encode("utf-8", "replace"), self._address)
+        except OSError:
+            pass  # the manager is gone or does not read; serving matters more than saying so
+
+
+def _extension(seconds: float) -> tuple[str, ...]:
+    return (f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}",) if math.isfinite(seconds) and seconds > 0 else ()
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+def _socket_name(address: str) -> str | bytes | None:
+    """Where to send; `@name` is in the abstract namespace (unix(7)). Other kinds (vsock) are not served."""
+    if address.startswith("@"):
+        return b"\0" + address[1:].encode("utf-8", "surrogateescape")
+    return address if address.startswith("/") else None

@@ -1,0 +1,89 @@
+"""The pidfile: the master's process id in a file that is locked as long as the master lives.
+
+Promises: a file left behind by a dead master is taken over, whatever number stands in it (the lock decides, and
+the kernel gives it back when its owner dies, however it dies); a file held by a live master is refused; at the
+end the file is removed if it is still ours. Refuses to trust the number in the file for anything but the
+message.
+
+Owned by the master's only thread. The lock belongs to the open file (flock(2)), so children must close their copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+
+class PidfileError(Exception):
+    """The pidfile cannot be had; one line that says why and what to do."""
+
+
+class Pidfile:
+    """A pidfile that is ours. Made by `take`."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def take(cls, path: Path, pid: int) -> Self:
+        """Lock `path` and write `pid` into it. Raises PidfileError."""
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            except OSError as error:
+                raise PidfileError(f"process.pidfile: cannot write {path}: {_reason(path, error)}") from None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _first_line(fd)
+                os.close(fd)
+                if error.errno != errno.EWOULDBLOCK:
+                    raise PidfileError(f"process.pidfile: cannot lock {path}: {error.strerror}") from None
+                raise PidfileError(
+                    f"process.pidfile: {path} is held by a running serverd (pid {holder});"
+                    " stop that one, or give this one another pidfile"
+                ) from None
+            if _is_still(path, fd):  # else its owner removed it between our open and our lock: take a new one
+                break
+            os.close(fd)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{pid}\n".encode("ascii"), 0)
+        return cls(path, fd)
+
+    def remove(self) -> None:
+        """Remove the file if it is still ours, then give the lock back."""
+        if self.fd < 0:
+            return
+        try:
+            if _is_still(self.path, self.fd):
+                self.path.unlink()
+        except OSError:
+            pass  # a read-only folder by now: the lock is what counts
+        os.close(self.fd)
+        self.fd = -1
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _first_line(fd: int) -> str:
+    text = os.pread(fd, 32, 0).decode("ascii", "replace").partition("\n")[0].strip()
+    return text if text.isdigit() else "unknown"
+
+
+def _reason(path: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return f"the folder {path.parent} does not exist; create it"
+        case errno.ELOOP:
+            return "it is a symbolic link; remove it"
+        case _:
+            return f"{error.strerror}"

@@ -1,0 +1,71 @@
+"""The words of the master's log: pure functions from facts to one line.
+
+Promises: a line names the thing, what happened to it and, where a person has to act, the remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+from ..config import ServerConfig
+from .roster import Generation, Urgency
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 child`, `2 children`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def how_it_ended(status: int) -> str:
+    """What a wait status of waitpid says: `exited with status 1`, `was killed by SIGSEGV (core dumped)`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal has no name
+        name = f"signal {-code}"
+    return f"was killed by {name}{' (core dumped)' if os.WCOREDUMP(status) else ''}"
+
+
+def crash_hint(status: int) -> str:
+    """What to look at when nobody here has killed it."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return " (by hand, or by the kernel for want of memory: see dmesg)"
+    return ""
+
+
+def is_ready(generation: Generation, threads: int, seconds: float) -> str:
+    """`generation 3 ready in 0.21 s: 2 processes × 4 threads`."""
+    size = f"{count(generation.wanted, 'process', 'processes')} × {count(threads, 'thread')}"
+    return f"generation {generation.number} ready in {seconds:.2f} s: {size}"
+
+
+def master_title(config: ServerConfig) -> str:
+    """What process lists show for the master."""
+    return f"{config.process.title or 'serverd'}: master ({config.app})"
+
+
+def stopping(urgency: Urgency, graceful: float) -> str:
+    """What happens now, when the server is to stop."""
+    match urgency:
+        case Urgency.GRACEFUL:
+            return f"stopping, requests in flight have {graceful:g} s" if graceful else "stopping"
+        case Urgency.FAST:
+            return "stopping at once, requests in flight are cut off"
+        case Urgency.NOW:
+            return "killing what is left"
+
+
+def names(things: Sequence[object]) -> str:
+    """`one, two`."""
+    return ", ".join(map(str, things))
+
+
+def gil_is_on(culprit: str | None) -> str:
+    """The warning for a child whose threads do not run in parallel."""
+    cause = f"switched on by {culprit}" if culprit else "this is not a free-threaded build of Python"
+    remedy = "use a version of it that supports free threading" if culprit else "use python3.14t"
+    return f"the GIL is on ({cause}): the threads of a child take turns; {remedy}, or raise workers.processes"
