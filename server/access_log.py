@@ -105,7 +105,7 @@ class AccessLog:
     def flush(self) -> None:
         """Write what waits. Blocks while the log's reader is slow; the workers go on meanwhile."""
         for number, log in enumerate(self._workers):
-            lines = []
+            lines: list[str] = []
             while log.lines and len(lines) < MAX_WAITING:
                 lines.append(log.lines.popleft())
             lost = log.dropped - self._reported.get(number, 0)

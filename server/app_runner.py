@@ -63,7 +63,7 @@ class AppRunner:
                 return cycle
             coro = self._app(self.scopes.build(conn, request), cycle.receive, cycle.send)
             # Stepped here and now; no event loop is needed unless it waits. 0.5 us instead of a turn of the loop.
-            task = asyncio.Task(coro, loop=worker.loop, eager_start=True)  # type: ignore[arg-type]
+            task: asyncio.Task[Any] = asyncio.Task(coro, loop=worker.loop, eager_start=True)  # type: ignore[arg-type]
             if task.done():
                 self._finish(cycle, None if task.cancelled() else task.exception())
             else:

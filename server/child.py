@@ -28,7 +28,7 @@ import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import resolve_format
-from .access_log import FLUSH_AFTER, AccessLog
+from .access_log import FLUSH_AFTER, AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
 from .app_runner import describe, gil_enabled
 from .asgi.lifespan import Lifespan, LifespanFailed
@@ -47,6 +47,7 @@ NOT_LOADABLE: Final = 4
 _LAST_WORDS: Final = 5.0
 # How long the workers may take to leave once nothing is left to serve: they only have to wake up.
 _LEAVING: Final = 2.0
+_NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,17 @@ class _Child:
         if config.logging.access:
             form = resolve_format(config.logging.format, sys.stdout)
             self._log = AccessLog(form, sys.stdout.fileno(), self._queue.notice)
-        self._refuser = Refuser(self._queue, self._log and self._log.for_worker())
+        self._refuser = Refuser(self._queue, self._new_log())
         self._workers: list[SyncWorker] = []
         self._threads: list[threading.Thread] = []
         self._terminated = False
+        self._flush_at = _NEVER
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
         self._poll.register(self._queue.attention, select.POLLIN)
+
+    def _new_log(self) -> WorkerLog | None:
+        return None if self._log is None else self._log.for_worker()
 
     # -- boot --------------------------------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class _Child:
                 conn_queue=self._queue,
                 async_pool=self._pool,
                 sync_app=self._app.sync_app,
-                access_log=self._log and self._log.for_worker(),
+                access_log=self._new_log(),
             )
             if self._lifespan.supported:
                 worker.set_lifespan_state(self._lifespan.state)
@@ -176,13 +181,15 @@ class _Child:
         now = time.monotonic()
         due = self._queue.tend(now, self._refuser.expired)
         if self._log is not None and self._log.waiting:
-            due = min(due, now + FLUSH_AFTER)
+            self._flush_at = min(self._flush_at, now + FLUSH_AFTER)
+            due = min(due, self._flush_at)
         if deadline is not None:
             due = min(due, deadline)
         events = self._poll.poll(max(0.0, due - now) * 1000 + 1)
         if any(fd == self._queue.attention for fd, _ in events):
             self._noticed()
-        if self._log is not None and not events:
+        if self._log is not None and time.monotonic() >= self._flush_at:
+            self._flush_at = _NEVER
             self._log.flush()
         if self._terminated:
             self._terminated = False

@@ -35,7 +35,9 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         timers = len(self._scheduled) - self._timer_cancelled_count  # type: ignore[attr-defined]
         return bool(self._left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]  # the base's signature needs its TypeVarTuple for nothing we use
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         """As asyncio's; with no executor named, inline where that is allowed."""
         if executor is None and self.inline is not None:
             done = self.inline(func, args)

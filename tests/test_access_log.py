@@ -1,0 +1,101 @@
+"""The access log: one line each, no forged lines, and no worker that waits for the reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from serverd.server import access_log
+from serverd.server.access_log import AccessLog
+
+
+def written(form: str, target: bytes, *, notices: list[int] | None = None) -> str:
+    read, write = os.pipe()
+    log = AccessLog(form, write, lambda: (notices if notices is not None else []).append(1))
+    worker = log.for_worker()
+    worker.add(("127.0.0.1", 5000), "GET", target, "1.1", 200, 13, 0.0005)
+    assert log.waiting
+    log.flush()
+    assert not log.waiting
+    os.close(write)
+    with os.fdopen(read) as file:
+        return file.read()
+
+
+def test_text() -> None:
+    pattern = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ access 127\.0\.0\.1 "GET /a\?b=c HTTP/1\.1" 200 13 0\.500ms\n'
+    assert re.fullmatch(pattern, written("text", b"/a?b=c"))
+
+
+def test_json() -> None:
+    line = json.loads(written("json", b"/a?b=c"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line.pop("time"))
+    assert line == {
+        "level": "info",
+        "logger": "serverd.access",
+        "client": "127.0.0.1",
+        "method": "GET",
+        "target": "/a?b=c",
+        "version": "1.1",
+        "status": 200,
+        "bytes": 13,
+        "ms": 0.5,
+    }
+
+
+def test_color() -> None:
+    assert "GET /a  \x1b[32m200\x1b[0m" in written("color", b"/a")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "color"])
+@pytest.mark.parametrize("target", [b'/"', b"/\\", b'/" 200 1\n2026 access forged "', b"/\x1b[2J\x00\xff\x7f"])
+def test_no_target_forges_a_line(form: str, target: bytes) -> None:
+    line = written(form, target)
+    assert line.count("\n") == 1
+    assert all(char.isprintable() or char in "\n\x1b" for char in line)
+    assert "\x1b[2J" not in line
+    if form == "json":
+        assert json.loads(line)["target"].encode("latin-1") == target
+    elif form == "text":
+        assert line.count('"') == 2
+
+
+def test_the_first_waiting_line_gives_notice_and_the_next_do_not() -> None:
+    notices: list[int] = []
+    log = AccessLog("text", os.open(os.devnull, os.O_WRONLY), lambda: notices.append(1))
+    worker = log.for_worker()
+    for _ in range(3):
+        worker.add(None, "GET", b"/", "1.1", 200, 0, 0.0)
+    assert notices == [1]
+    log.flush()
+    worker.add(None, "GET", b"/", "1.1", 200, 0, 0.0)
+    assert notices == [1, 1]
+    log.flush()
+
+
+def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "MAX_WAITING", 10)
+    read, write = os.pipe()
+    log = AccessLog("json", write, lambda: None)
+    worker = log.for_worker()
+    for number in range(25):
+        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+    log.flush()
+    os.close(write)
+    with os.fdopen(read) as file:
+        lines = [json.loads(line) for line in file]
+    assert [line["target"] for line in lines[:-1]] == [f"/{number}" for number in range(15, 25)]
+    assert lines[-1]["message"].startswith("15 access log lines were dropped")
+
+
+def test_a_reader_that_is_gone_does_no_harm() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    log = AccessLog("text", write, lambda: None)
+    log.for_worker().add(None, "GET", b"/", "1.1", 200, 0, 0.0)
+    log.flush()
+    assert not log.waiting
+    os.close(write)
