@@ -1,4 +1,4 @@
-"""What every test gets: no folder of the repository on sys.path, and a skip where user or machine lack something.
+"""What every test gets: a clean path and environment, and a skip where user or machine lack something.
 
 `.venv/bin/pytest` never puts the repository on sys.path, `python -m pytest` does: it is taken off again here, so that
 the rooms can be reached as `serverd.config` and never as `config`. Helpers are imported as `from tests.support...`
@@ -16,6 +16,16 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+# What the shell, a service manager or a platform says to a server is not said to the servers that tests start.
+for name in list(os.environ):
+    if name.startswith(("SERVERD_", "LISTEN_")) or name in {
+        "PORT",
+        "WEB_CONCURRENCY",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+    }:
+        del os.environ[name]
 
 # A deadline per example measures the machine and not the code; the timeout per test bounds the whole.
 settings.register_profile("serverd", deadline=None)
