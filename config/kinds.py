@@ -306,7 +306,7 @@ class Size(Scalar[int]):
 
     @override
     def schema(self) -> Schema:
-        text = rf"^ *[0-9]+(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB]? *$|{EXPANSION}"
+        text = rf"^ *[0-9]+(\.[0-9]+)? *(([kKmMgGtT][iI]?)?[bB])? *$|{EXPANSION}"
         return {"anyOf": [{"type": "integer", "minimum": self.least}, {"type": "string", "pattern": text}]}
 
 

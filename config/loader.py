@@ -61,22 +61,24 @@ def _build(layer: Layer, file: str | None) -> tuple[ServerConfig, list[Problem]]
     problems = list(layer.problems)
     for fault in faults:
         if fault.path not in layer.spoiled:
-            problems.append(_problem(layer, fault, file))
+            problems.append(_problem(layer, fault.path, fault.message, file, at_key=fault.kind != "value"))
     # Nothing more is said about a key that is bad already: what stands in for it is not what the user wrote.
     silent = {_key_of(fault.path) for fault in faults}
     for finding in check(built):
         if silent.isdisjoint((_key_of(finding.path), *finding.others)):
-            problems.append(_problem(layer, Fault("value", finding.path, finding.message), file))
+            spec = find(finding.path)
+            at_key = spec is not None and spec.section is not None
+            problems.append(_problem(layer, finding.path, finding.message, file, at_key=at_key))
     return built, problems
 
 
 def _without(data: dict[str, Raw], faults: Sequence[Fault]) -> dict[str, Raw]:
-    """A copy of `data` that can be built: bad and unknown keys are left out, missing ones have their example."""
+    """A copy of `data` that can be built: bad and unknown keys are left out, required ones have their example."""
     result = copy.deepcopy(data)
     for fault in faults:
         spec = find(fault.path)
-        if fault.kind == "missing" and spec is not None:
-            put(result, fault.path, spec.example)
+        if spec is not None and spec.required:
+            put(result, _key_of(fault.path), spec.example)
         else:
             _delete(result, fault.path if fault.kind == "unknown" else _key_of(fault.path))
     return result
@@ -100,14 +102,12 @@ def _key_of(path: KeyPath) -> KeyPath:
     return path
 
 
-def _problem(layer: Layer, fault: Fault, file: str | None) -> Problem:
-    spec = find(fault.path)
-    at_key = fault.kind != "value" or (spec is not None and spec.section is not None)
+def _problem(layer: Layer, path: KeyPath, message: str, file: str | None, *, at_key: bool) -> Problem:
     marks = layer.keys if at_key else layer.values
-    for length in range(len(fault.path), 0, -1):
-        if mark := marks.get(fault.path[:length]) or layer.passed.get(fault.path[:length]):
-            return mark.problem(fault.message, fault.path)
-    return Problem(file=file, key=dotted(fault.path), message=fault.message)
+    for length in range(len(path), 0, -1):
+        if mark := marks.get(path[:length]) or layer.passed.get(path[:length]):
+            return mark.problem(message, path)
+    return Problem(file=file, key=dotted(path), message=message)
 
 
 def _in_order(problems: Sequence[Problem], file: str | None) -> list[Problem]:

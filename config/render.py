@@ -24,6 +24,18 @@ _COLUMN: Final = 30  # where the comments begin, if the line leaves room
 _SHOWN: Final = frozenset({"app", "listen"})  # written out in a new file; the rest is commented out
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML in which text with control characters or line separators is in double quotes, where they are escaped;
+    PyYAML would write U+0085 as it is, and read it back as a space."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
 def to_plain(config: ServerConfig) -> dict[str, Any]:
     """Every key, in plain data as one would write it in the file; paths are absolute."""
     return _plain(config, ServerConfig)
@@ -31,7 +43,7 @@ def to_plain(config: ServerConfig) -> dict[str, Any]:
 
 def to_yaml(config: ServerConfig) -> str:
     """Every key, as YAML."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def new_file(app: str) -> str:

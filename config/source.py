@@ -228,8 +228,9 @@ class _Reader:
                 continue
             here = (*path, key.value)
             if key.value in found:
-                first = self.layer.keys[here]
-                self.layer.problems.append(mark.problem(f"written twice (first in line {first.line})", here))
+                first = self.layer.keys[here].line
+                message = "written twice" if first is None else f"written twice (first in line {first})"
+                self.layer.problems.append(mark.problem(message, here))
                 continue
             self.layer.keys[here] = mark
             found[key.value] = self.value(value, here)

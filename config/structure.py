@@ -42,12 +42,13 @@ def structure(data: dict[str, Raw]) -> ServerConfig | list[Fault]:
 def find(path: KeyPath) -> KeySpec | None:
     """The key of the model at `path`, or the key that holds it (`listen` for `listen[1]`)."""
     section: type[Any] = ServerConfig
+    spec = None
     for part in path:
         spec = next((spec for spec in specs(section) if spec.name == part), None)
         if spec is None or spec.section is None:
-            return spec
+            break
         section = spec.section
-    return None
+    return spec
 
 
 @cache

@@ -58,8 +58,14 @@ HOST_PORT = (
         ("a b:80", "expected host:port with a host name or an IP address"),
         ("-x:80", "expected host:port with a host name or an IP address"),
         ("unix:", "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock"),
-        ("unix:/run/", "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock"),
-        ("unix:@app", "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock"),
+        (
+            "unix:/run/",
+            "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock",
+        ),
+        (
+            "unix:@app",
+            "expected unix:PATH, the path of a socket in the file system, such as unix:/run/app.sock",
+        ),
         ("fd:3", "expected fd://N, the number of an inherited socket, at least 3"),
         ("fd://2", "expected fd://N, the number of an inherited socket, at least 3"),
         ("fd://x", "expected fd://N, the number of an inherited socket, at least 3"),
@@ -77,7 +83,9 @@ def test_addresses_that_are_refused(text: str, message: str) -> None:
 def test_a_unix_path_may_have_107_bytes_and_not_one_more() -> None:
     longest = "/" + "é" * 53  # 1 + 2 * 53 bytes
     assert parse_address(f"unix:{longest}") == UnixAddress(Path(longest))
-    with pytest.raises(BadValue, match=r"^the path has 108 bytes, and the kernel takes at most 107 for a unix socket$"):
+    with pytest.raises(
+        BadValue, match=r"^the path has 108 bytes, and the kernel takes at most 107 for a unix socket$"
+    ):
         parse_address(f"unix:{longest}x")
 
 

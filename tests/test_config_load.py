@@ -110,10 +110,12 @@ def test_what_is_not_said_has_its_default_and_paths_start_at_the_file(tmp_path: 
 
 def test_a_configuration_can_be_sent_to_another_process(tmp_path: Path) -> None:
     config = load(write(tmp_path, EVERYTHING.replace("code", ".")), environ={})
-    assert pickle.loads(pickle.dumps(config)) == config
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - our own
 
 
-def test_without_a_file_paths_start_at_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_paths_start_at_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     config = load(None, app="main:app", environ={})
     assert (config.app, config.app_dir, config.source) == ("main:app", tmp_path, None)
@@ -139,7 +141,12 @@ def test_a_link_in_a_path_is_left_to_be_followed_at_each_reload(tmp_path: Path) 
     ],
 )
 def test_what_auto_means(
-    processes: int, threads: int, cpus: int, without_gil: bool, expected: object, monkeypatch: pytest.MonkeyPatch
+    processes: int,
+    threads: int,
+    cpus: int,
+    without_gil: bool,
+    expected: object,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("os.process_cpu_count", lambda: cpus)
     monkeypatch.setattr(model_module, "free_threaded", lambda: without_gil)
@@ -198,14 +205,32 @@ def test_processes_by_the_environment(tmp_path: Path) -> None:
 
 def test_variables_of_the_application_are_merged_and_keep_their_case(tmp_path: Path) -> None:
     file = write(tmp_path, "app: main:app\nenv: {A: file, B: file}\n")
-    config = load(file, overrides=["env.C.d=set"], environ={"SERVERD_ENV__B": "e", "SERVERD_ENV__My__Var": "[x"})
+    config = load(
+        file, overrides=["env.C.d=set"], environ={"SERVERD_ENV__B": "e", "SERVERD_ENV__My__Var": "[x"}
+    )
     assert config.env == {"A": "file", "B": "e", "My__Var": "[x", "C.d": "set"}
 
 
 def test_values_of_the_command_line_need_no_quoting_against_yaml(tmp_path: Path) -> None:
-    texts = ["env.A=#fff", "env.B=a: b", "env.C=*", 'env.D="null"', "env.E=null", "env.F=${HOME}", "env.G= x=y "]
+    texts = [
+        "env.A=#fff",
+        "env.B=a: b",
+        "env.C=*",
+        'env.D="null"',
+        "env.E=null",
+        "env.F=${HOME}",
+        "env.G= x=y ",
+    ]
     config = load(None, app="main:app", overrides=texts, environ={"HOME": "/h"})
-    assert config.env == {"A": "#fff", "B": "a: b", "C": "*", "D": "null", "E": "", "F": "${HOME}", "G": "x=y"}
+    assert config.env == {
+        "A": "#fff",
+        "B": "a: b",
+        "C": "*",
+        "D": "null",
+        "E": "",
+        "F": "${HOME}",
+        "G": "x=y",
+    }
 
 
 def test_paths_of_the_command_line_start_at_the_current_directory(
@@ -268,7 +293,9 @@ def test_any_text_survives_expansion_when_its_dollars_are_doubled(text: str) -> 
 
 
 @given(st.binary(max_size=200))
-def test_any_file_is_read_or_refused_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_file_is_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:

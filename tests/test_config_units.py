@@ -117,6 +117,7 @@ def test_round_sizes_keep_their_unit(number: int, unit: str) -> None:
 def test_no_text_makes_the_readers_fail_in_another_way(text: str) -> None:
     for parse in (parse_duration, parse_size):
         try:
-            assert parse(text) >= 0
-        except BadValue as error:
-            assert str(error).startswith("expected")
+            number = parse(text)
+        except BadValue:
+            continue
+        assert number >= 0
