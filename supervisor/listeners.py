@@ -140,14 +140,15 @@ class Listeners:
         """Those that are open."""
         return _flat(self._open)
 
-    def keep_only(self, addresses: Iterable[ListenAddress]) -> list[Listener]:
-        """Close all others (the master's copies: children that hold one serve on); those that were closed."""
+    def keep_only(self, addresses: Iterable[ListenAddress]) -> list[str]:
+        """Close all others (the master's copies: children that hold one serve on); where those were listening."""
         wanted = set(addresses)
         closed = _flat({address: found for address, found in self._open.items() if address not in wanted})
         self._open = {address: found for address, found in self._open.items() if address in wanted}
+        names = [str(listener) for listener in closed]
         for listener in closed:
             listener.close()
-        return closed
+        return names
 
     def close(self) -> None:
         """Close all: what waits in the backlogs is still there for children that hold the sockets."""

@@ -188,7 +188,8 @@ class Master:
         before = self._roster.current
         generation = self._roster.promote()
         self._config = generation.config
-        self._listeners.keep_only(generation.config.listen)
+        for name in self._listeners.keep_only(generation.config.listen):
+            logger.info("no longer listening on %s", name)
         if before is not None:
             self._follow(before.config, generation)
         line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)

@@ -1,0 +1,107 @@
+"""sd_notify over real datagram sockets, and the variables that must not reach the children."""
+
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serverd.supervisor.notify import Notifier
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """The service manager's socket, and what stands in NOTIFY_SOCKET."""
+    address = str(tmp_path / "notify")
+    if request.param == "abstract":
+        address = f"@serverd-test-{os.getpid()}-{time.monotonic_ns()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5.0)
+        sock.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
+        yield sock, address
+
+
+def notifier(address: str, **more: str) -> tuple[Notifier, dict[str, str]]:
+    environ = {"NOTIFY_SOCKET": address, "HOME": "/", **more}
+    return Notifier.take_from(environ, os.getpid()), environ
+
+
+def test_the_words_of_a_whole_life(manager: tuple[socket.socket, str]) -> None:
+    sock, address = manager
+    told, environ = notifier(address)
+    assert environ == {"HOME": "/"}
+
+    def heard() -> list[str]:
+        return sock.recv(4096).decode().split("\n")
+
+    told.starting("booting", 60.0)
+    assert heard() == ["STATUS=booting", "EXTEND_TIMEOUT_USEC=60000000"]
+    told.ready("generation 1\nready")
+    assert heard() == ["READY=1", "STATUS=generation 1 ready", f"MAINPID={os.getpid()}"]
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    told.reloading("reload: SIGHUP")
+    reloading, moment, status = heard()
+    assert (reloading, status) == ("RELOADING=1", "STATUS=reload: SIGHUP")
+    assert (
+        before
+        <= int(moment.removeprefix("MONOTONIC_USEC="))
+        <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    )
+    told.stopping("stopping", math.inf)
+    assert heard() == ["STOPPING=1", "STATUS=stopping"]
+    told.status("draining")
+    assert heard() == ["STATUS=draining"]
+    told.close()
+    told.status("nobody hears this")
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        sock.recv(100)
+
+
+def test_the_watchdog_is_due_at_half_its_interval(manager: tuple[socket.socket, str]) -> None:
+    sock, address = manager
+    told, environ = notifier(address, WATCHDOG_USEC="10000000", WATCHDOG_PID=str(os.getpid()))
+    assert environ == {"HOME": "/"}
+    assert told.ping_at() == -math.inf, "the first one is due at once"
+    told.ping(100.0)
+    assert sock.recv(100) == b"WATCHDOG=1"
+    assert told.ping_at() == 105.0
+    told.close()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WATCHDOG_USEC": "10000000"},  # nobody to tell
+        {
+            "NOTIFY_SOCKET": "@x",
+            "WATCHDOG_USEC": "10000000",
+            "WATCHDOG_PID": "1",
+        },  # meant for another process
+        {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "often"},
+        {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "0"},
+    ],
+)
+def test_no_watchdog(variables: dict[str, str]) -> None:
+    told = Notifier.take_from(variables, os.getpid())
+    assert told.ping_at() == math.inf
+    assert variables == {}
+    told.close()
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/notify", "@nobody-listens-here", "vsock:2:1234"])
+def test_nobody_to_tell_is_no_error(address: str) -> None:
+    told, _ = notifier(address)
+    told.ready("ready")
+    told.close()
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for(manager: tuple[socket.socket, str]) -> None:
+    _, address = manager
+    told, _ = notifier(address)
+    for _ in range(2000):  # far more than net.unix.max_dgram_qlen
+        told.status("x" * 1000)
+    told.close()
