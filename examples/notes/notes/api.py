@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .database import RevisionConflictError
+from .database import RevisionConflict
 from .web import State, api_error, check_note, number, path_id, served
 
 MAX_BODY = 512 * 1024  # bytes: a text of MAX_TEXT characters fits, whatever they are
@@ -78,7 +78,7 @@ class OneNote(HTTPEndpoint):
             note = await run_in_threadpool(
                 request.state["database"].update_note, note_id, title, text, revision
             )
-        except RevisionConflictError as conflict:
+        except RevisionConflict as conflict:
             return api_error(409, str(conflict), note=asdict(conflict.current))
         return _missing(request) if note is None else JSONResponse(asdict(note))
 

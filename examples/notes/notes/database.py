@@ -75,11 +75,11 @@ class StoredFile:
     created: str
 
 
-class UnusableDatabaseError(Exception):
+class DatabaseUnusable(Exception):
     """The database cannot be opened; the text names the file and what to do."""
 
 
-class RevisionConflictError(Exception):
+class RevisionConflict(Exception):
     """Somebody else changed the note after the caller read it; `current` is what it is now."""
 
     def __init__(self, current: Note) -> None:
@@ -91,7 +91,7 @@ class Database:
     """Every query of the application. Each method is one transaction and may be called by any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the database; `UnusableDatabaseError` when its file or folder does not allow it."""
+        """Open or create the database; `DatabaseUnusable` when its file or folder does not allow it."""
         self.path = path
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
@@ -102,7 +102,7 @@ class Database:
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
         except (sqlite3.Error, OSError) as error:
-            raise UnusableDatabaseError(
+            raise DatabaseUnusable(
                 f"cannot use the database {path}: {error};"
                 " set DATABASE to a file in a folder that this user can write to"
             ) from error
@@ -144,14 +144,14 @@ class Database:
         """Replace a note's content; None when there is no such note.
 
         With `revision` (the one the caller saw) a note that has moved on is left alone, and
-        `RevisionConflictError` raised.
+        `RevisionConflict` raised.
         """
         with self._transaction("IMMEDIATE") as connection:
             current = _note(connection, note_id)
             if current is None:
                 return None
             if revision is not None and revision != current.revision:
-                raise RevisionConflictError(current)
+                raise RevisionConflict(current)
             row = connection.execute(
                 "UPDATE notes SET title = ?, text = ?, updated = ?, revision = revision + 1"
                 " WHERE id = ? RETURNING *",
