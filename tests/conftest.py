@@ -18,14 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 # What the shell, a service manager or a platform says to a server is not said to the servers that tests start.
-for name in list(os.environ):
-    if name.startswith(("SERVERD_", "LISTEN_")) or name in {
-        "PORT",
-        "WEB_CONCURRENCY",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-    }:
-        del os.environ[name]
+TO_A_SERVER = ("SERVERD_", "LISTEN_", "PORT", "WEB_CONCURRENCY", "NOTIFY_SOCKET", "WATCHDOG_")
+for name in [name for name in os.environ if name.startswith(TO_A_SERVER)]:
+    del os.environ[name]
 
 # A deadline per example measures the machine and not the code; the timeout per test bounds the whole.
 settings.register_profile("serverd", deadline=None)

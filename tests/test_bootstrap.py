@@ -265,15 +265,20 @@ def test_a_build_that_fails_leaves_a_log_and_no_interpreter(machine: Machine) ->
 def test_a_build_that_is_interrupted_leaves_nothing(machine: Machine) -> None:
     reached = machine.folder / "reached"
     debian(machine, user=1000, configure=f'mkdir "{reached}"; sleep 60')
-    build = subprocess.Popen(
+    with subprocess.Popen(
         [TOOLS / "find-python"], env=machine.environ, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 20
-    while not reached.exists() and build.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert reached.exists()
-    os.killpg(build.pid, signal.SIGINT)
-    assert build.wait(timeout=20) != 0
+    ) as build:
+        try:
+            deadline = time.monotonic() + 20
+            while not reached.exists() and build.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert reached.exists()
+            # To all of them, as a terminal does; not SIGINT, which is ignored in what a shell put into the background.
+            os.killpg(build.pid, signal.SIGTERM)
+            assert build.wait(timeout=20) != 0
+        finally:
+            if build.poll() is None:
+                os.killpg(build.pid, signal.SIGKILL)
     assert leftovers(machine) == []
 
 
