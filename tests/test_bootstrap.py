@@ -4,6 +4,7 @@ The scripts run as they are, with a PATH of our own: real tools by link, and sma
 pip and apt that answer as those do and write down how they were called.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,14 @@ def leftovers(machine: Machine) -> list[str]:
     return sorted(entry.name for entry in machine.cache.iterdir() if entry.name not in {".lock", "build.log"})
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; AssertionError after 20 seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_one_is_built_from_the_source_of_the_mirror_that_apt_names(machine: Machine) -> None:
     debian(machine, user=1000)
     found = machine.find()
@@ -269,17 +279,14 @@ def test_a_build_that_is_interrupted_leaves_nothing(machine: Machine) -> None:
         [TOOLS / "find-python"], env=machine.environ, stderr=subprocess.DEVNULL, start_new_session=True
     ) as build:
         try:
-            deadline = time.monotonic() + 20
-            while not reached.exists() and build.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert reached.exists()
+            eventually(reached.exists)
             # To all of them, as a terminal does; not SIGINT, which is ignored in what a shell put into the background.
             os.killpg(build.pid, signal.SIGTERM)
             assert build.wait(timeout=20) != 0
+            eventually(lambda: leftovers(machine) == [])
         finally:
-            if build.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(build.pid, signal.SIGKILL)
-    assert leftovers(machine) == []
 
 
 def test_a_source_with_another_sum_is_not_built(machine: Machine) -> None:
