@@ -253,7 +253,7 @@ class _Child:
             self._queue.close_idle()
 
     def _drained(self) -> bool:
-        return not len(self._queue) and all(worker.is_idle() for worker in self._workers)
+        return not self._queue.open and all(worker.is_idle() for worker in self._workers)
 
     def _cut_off(self) -> list[str]:
         """Name the requests that are given up, and let the workers go."""

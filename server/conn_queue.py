@@ -278,7 +278,9 @@ class ConnectionQueue:
         """The open connections at this moment; any of them may close at any time."""
         return list(self._table.values())
 
-    def __len__(self) -> int:
+    @property
+    def open(self) -> int:
+        """The number of open connections."""
         return len(self._table)
 
     def notice(self) -> None:
