@@ -191,6 +191,34 @@ class Variables(Kind[Mapping[str, str]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Maybe[T](Kind[T | None]):
+    """A value, or null for none."""
+
+    inner: Kind[T]
+
+    @property
+    @override
+    def expected(self) -> str:
+        return f"{self.inner.expected}, or null"
+
+    @override
+    def read(self, raw: Raw) -> T | None:
+        return None if raw is None else self.inner.read(raw)
+
+    @override
+    def write(self, value: T | None) -> Any:
+        return None if value is None else self.inner.write(value)
+
+    @override
+    def schema(self) -> Schema:
+        return {"anyOf": [{"type": "null"}, self.inner.schema()]}
+
+    @override
+    def anchor(self, raw: Raw, base: Path) -> Raw:
+        return None if raw is None else self.inner.anchor(raw, base)
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadRange:
     """Between `min` and `max` threads, by load."""
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .addresses import ListenAddress, TcpAddress
-from .compound import FilePath, Listen, ListOf, Network, ThreadRange, Threads, Variables
-from .kinds import Choice, Duration, Flag, Maybe, Octal, Size, Text, Whole, WholeOrAuto
+from .compound import FilePath, Listen, ListOf, Maybe, Network, ThreadRange, Threads, Variables
+from .kinds import Choice, Duration, Flag, Octal, Size, Text, Whole, WholeOrAuto
 from .spec import key, late_key, optional_section, required_key, section
 
 type Interface = Literal["auto", "asgi", "wsgi", "sync"]
