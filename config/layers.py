@@ -88,7 +88,7 @@ def merge(layers: Sequence[Layer]) -> Layer:
         result.values |= layer.values
         result.passed |= layer.passed
         result.problems += layer.problems
-        result.spoiled |= layer.spoiled
+        result.spoiled = (result.spoiled - layer.values.keys()) | layer.spoiled
     return result
 
 

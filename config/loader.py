@@ -35,7 +35,7 @@ def load(
     in the file start at its folder, all others at the current directory. Raises ConfigError with every
     problem there is.
     """
-    here = Path.cwd()
+    here = _current_folder()
     file = None if path is None else str(Path(path))
     home = here if path is None else Path(os.path.abspath(path)).parent
     layers = [anchor(default_layer(), home)]
@@ -48,6 +48,15 @@ def load(
     if problems:
         raise ConfigError(_in_order(problems, file))
     return replace(config, source=None if path is None else Path(os.path.abspath(path)))
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # a deployment has removed it since serverd was started there
+        raise ConfigError(
+            [Problem(message="the current directory is gone; start serverd in a folder that stays")]
+        ) from None
 
 
 def _build(layer: Layer, file: str | None) -> tuple[ServerConfig, list[Problem]]:

@@ -63,11 +63,11 @@ class Layer:
     data: dict[str, Raw] = field(default_factory=dict)
     keys: dict[KeyPath, Mark] = field(default_factory=dict)
     values: dict[KeyPath, Mark] = field(default_factory=dict)
-    passed: dict[KeyPath, Mark] = field(default_factory=dict)  # groups that a key of this source lies in
+    # Groups that a key of this source lies in, without being written there themselves (--set a.b=c: a).
+    passed: dict[KeyPath, Mark] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    spoiled: set[KeyPath] = field(
-        default_factory=set
-    )  # values with a problem of their own, whose content means nothing
+    # Values with a problem of their own, whose content means nothing.
+    spoiled: set[KeyPath] = field(default_factory=set)
 
 
 def dotted(path: KeyPath) -> str | None:

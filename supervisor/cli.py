@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in COMMANDS:
             return _command(words[0], words[1:])
+        if words and words[0] in NOT_YET:
+            return fail(f"serverd {words[0]}: this command is not yet supported")
         return _serve(words)
     except SystemExit as stop:  # argparse: 0 after --help and --version, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
@@ -119,9 +121,7 @@ def _not_an_app(word: str) -> str | None:
     """What is wrong with `word` in the place of an application, or None."""
     if ":" in word:
         return None
-    if word in NOT_YET:
-        return f"serverd {word}: this command is not yet supported"
-    if word in COMMANDS:
+    if word in COMMANDS or word in NOT_YET:
         return f"serverd: a command comes first: serverd {word} ..."
     near = get_close_matches(word, [*COMMANDS, *NOT_YET], 1)
     if near:

@@ -156,6 +156,8 @@ NOT_AN_ASSIGNMENT = "command line: expected --set KEY=VALUE such as workers.thre
         (["main:app", "--set", "threads"], f'{NOT_AN_ASSIGNMENT}, got "threads"'),
         (["main:app", "--app-dir", "/nowhere"], "command line: app_dir: no such directory: /nowhere"),
         *[([word], f"serverd {word}: this command is not yet supported") for word in NOT_YET],
+        (["scale", "+1", "-c", "x"], "serverd scale: this command is not yet supported"),
+        (["-c", "x", "status"], "serverd: a command comes first: serverd status ..."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_status_2(

@@ -305,6 +305,25 @@ def test_a_bad_value_is_not_covered_up_by_a_key_below_it() -> None:
     ]
 
 
+def test_an_overriding_value_is_looked_at_although_the_one_below_it_is_bad() -> None:
+    assert problems("app: main:app\nworkers: {threads: '${NOPE}'}", "workers.threads=lots")[1:] == [
+        f'command line: workers.threads: {THREADS}, got "lots"'
+    ]
+
+
+def test_a_current_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("server.yaml").write_text("app: main:app")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "server.yaml", environ={})
+    assert str(caught.value) == "the current directory is gone; start serverd in a folder that stays"
+
+
 def test_a_bad_head_does_not_make_a_good_line_bad() -> None:
     assert len(problems("app: main:app\nlimits: {line: 64KiB, head: much}")) == 1
 
