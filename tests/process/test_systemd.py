@@ -30,7 +30,7 @@ import pytest
 
 from serverd.config import ServerConfig
 
-from ..support.daemon import PATIENCE, Daemon, alive, free_port, wait_until
+from ..support.daemon import PATIENCE, Daemon, free_port, title, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = ROOT / "systemd"
@@ -189,6 +189,16 @@ async def app(scope, receive, send):
         assert get(("127.0.0.1", daemon.port)) == (200, b"")
 
 
+def test_processes_are_named_though_systemd_s_variables_come_first(tmp_path: Path, manager: Manager) -> None:
+    """A title is written over the first variables of the environment, which are found before any is taken out."""
+    variables = [f"NOTIFY_SOCKET={manager.env}", f"PATH={os.environ['PATH']}"]
+    command = [sys.executable, "-m", "serverd", "-c", str(tmp_path / "server.yaml")]
+    with Daemon(tmp_path, argv=["env", "-i", *variables, *command]) as daemon:
+        manager.wait_for("READY")
+        assert "master" in title(daemon.pid)
+        assert daemon.workers()
+
+
 # The units as files
 
 
@@ -215,7 +225,7 @@ def test_the_template_with_instances_is_the_unit_itself() -> None:
             line for line in text[text.index("[Unit]") :].splitlines(True) if not line.startswith("#")
         )
 
-    instance = body("serverd@.service").replace("serverd/%i.yaml", "serverd/server.yaml").replace("/%i", "")
+    instance = body("serverd@.service").replace("/%i.yaml", "/server.yaml").replace("-%i", "")
     assert instance == body("serverd.service")
 
 
@@ -321,6 +331,7 @@ class Box:
                 f"no systemd boots in a container here: {(done.stderr or done.stdout).strip()[-300:]}"
             )
         leader = int((folder / "leader").read_text())
+        self.proc = Path(f"/proc/{leader}/root/proc")
         # No inheritable descriptor, and threads of its own: setns moves one thread, and for good.
         self._network = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         enter = functools.partial(os.setns, self._network, os.CLONE_NEWNET)
@@ -363,22 +374,27 @@ class Box:
         """One request from inside."""
         return self.threads.submit(get, ("127.0.0.1", port), path).result(PATIENCE)
 
-    def workers(self, unit: str) -> list[int]:
-        """The children of the unit's master that serve, as this machine numbers them."""
-        return [pid for pid in self.processes(unit) if b"worker" in _cmdline(pid)]
-
     def processes(self, unit: str) -> list[int]:
-        """Every process of the unit. Process ids of the container are not those of its host: titles tell them apart."""
-        text = self.run("systemctl", "show", unit, "-pControlGroup").strip().removeprefix("ControlGroup=")
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cgroup"):
-            try:
-                groups = path.read_text()
-            except OSError:
-                continue
-            if text and any(line.endswith(text) for line in groups.splitlines()):
-                found.append(int(path.parent.name))
-        return found
+        """The unit's master and its children, numbered as inside; none when it does not run."""
+        master = int(self.show(unit, "MainPID")[0])
+        if not master:
+            return []
+        try:
+            children = (self.proc / f"{master}/task/{master}/children").read_text()
+        except OSError:
+            return []
+        return [master, *map(int, children.split())]
+
+    def workers(self, unit: str) -> list[int]:
+        """Its children alone: they are what serves, as no example has a watcher."""
+        return self.processes(unit)[1:]
+
+    def read(self, pid: int, name: str) -> str:
+        """A file of /proc/PID; empty when the process has gone."""
+        try:
+            return (self.proc / str(pid) / name).read_text()
+        except OSError:
+            return ""
 
     def down(self) -> None:
         """Power off and take it apart."""
@@ -386,13 +402,6 @@ class Box:
             self.threads.shutdown()
             os.close(self._network)
         subprocess.run([SDBOOT, "down"], env=self.env, capture_output=True, timeout=60, check=False)
-
-
-def _cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +454,7 @@ def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
     assert box.show("serverd", "ActiveState", "Type")[0] == "active"
 
     (worker,) = box.workers("serverd")
-    facts = dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{worker}/status").read_text(), re.MULTILINE))
+    facts = dict(re.findall(r"^(\w+):\s*(.*)$", box.read(worker, "status"), re.MULTILINE))
     assert int(facts["Uid"].split()[0]) > 0
     assert (facts["NoNewPrivs"], int(facts["CapEff"], 16), facts["Seccomp"]) == ("1", 0, "2")
 
@@ -454,7 +463,7 @@ def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
     assert json.loads(box.get(8000, "/api/status")[1])["boot"] != json.loads(body)["boot"]
 
     (worker,) = box.workers("serverd")
-    os.kill(worker, signal.SIGKILL)
+    box.run("kill", "-KILL", str(worker))
     wait_until(lambda: box.workers("serverd") not in ([], [worker]), "the killed child was replaced")
     wait_until(lambda: box.get(8000, "/api/status")[0] == 200, "the new child serves")
     assert box.show("serverd", "ActiveState", "NRestarts") == ["active", "0"]
@@ -462,7 +471,7 @@ def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
     processes = box.processes("serverd")
     box.run("systemctl", "stop", "serverd")
     assert box.show("serverd", "Result", "ExecMainStatus") == ["success", "0"]
-    assert not any(alive(pid) for pid in processes)
+    assert [box.read(pid, "cmdline") for pid in processes] == ["", ""]
 
 
 @pytest.mark.root
@@ -483,11 +492,8 @@ def test_instances_run_side_by_side_as_different_users(box: Box) -> None:
         configure(box, name, f'"127.0.0.1:{port}"')
     box.run("systemctl", "start", "serverd@shop", "serverd@blog")
     assert box.get(8003) == box.get(8004) == (200, b"Hello, World!")
-    users = {
-        Path(f"/proc/{pid}").stat().st_uid
-        for name in ("shop", "blog")
-        for pid in box.workers(f"serverd@{name}")
-    }
+    workers = [pid for name in ("shop", "blog") for pid in box.workers(f"serverd@{name}")]
+    users = {re.findall(r"^Uid:\s*(\d+)", box.read(pid, "status"), re.MULTILINE)[0] for pid in workers}
     assert len(users) == 2
     box.run("systemctl", "stop", "serverd@shop", "serverd@blog")
     assert box.show("serverd@shop", "Result", "ExecMainStatus") == ["success", "0"]
@@ -496,6 +502,7 @@ def test_instances_run_side_by_side_as_different_users(box: Box) -> None:
 @pytest.mark.root
 @pytest.mark.systemd
 def test_a_restart_behind_the_socket_unit_refuses_nobody(box: Box) -> None:
+    box.run("systemctl", "stop", "serverd")  # nothing to do, unless a test before this one failed
     configure(box, "server", "systemd")
     box.run("systemctl", "start", "serverd.socket")
     assert box.show("serverd", "ActiveState") == ["inactive"]
