@@ -24,11 +24,13 @@ test: ## run the tests
 
 lint: ## check style, types and the layers
 	@tools/bootstrap dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p serverd
-	$(BIN)/mypy tests benchmarks examples
-	$(BIN)/lint-imports --no-logo
+	@failed=; \
+	for check in "ruff check ." "ruff format --check ." "mypy -p serverd" "mypy tests benchmarks examples" \
+	    "lint-imports --no-logo"; do \
+	    echo "$$check"; \
+	    $(BIN)/$$check || failed="$$failed '$$check'"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 format: ## put the code into its one form
 	@tools/bootstrap dev
