@@ -6,8 +6,10 @@ all of this.
 """
 
 import json
+import resource
 import socket
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +26,10 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of wrk against one server. Times in microseconds; `errors` counts bad statuses and failed sockets."""
+    """One run of wrk against one server. Times in microseconds; `errors` counts bad statuses and failed sockets.
+
+    `others` is how many CPUs were kept busy meanwhile by neither the server nor wrk: near 0 on a quiet machine.
+    """
 
     requests: int
     seconds: float
@@ -32,6 +37,7 @@ class Run:
     p50_us: float
     p99_us: float
     errors: int
+    others: float
 
     @property
     def rate(self) -> float:
@@ -63,7 +69,7 @@ def run(port: int, pid: int, cpus: frozenset[int], connections: int, threads: in
     """Put load on the server for `seconds`; CPU time is that of the process tree of `pid` over just this time."""
     size = check(port)
     command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
-    before = machine.cpu_seconds(pid)
+    before = _account(pid)
     with machine.pinned(cpus):
         done = subprocess.run(
             [*command, f"http://127.0.0.1:{port}/"],
@@ -72,7 +78,7 @@ def run(port: int, pid: int, cpus: frozenset[int], connections: int, threads: in
             timeout=seconds + 30,
             check=False,
         )
-    used = machine.cpu_seconds(pid) - before
+    used, loading, busy, passed = (now - then for now, then in zip(_account(pid), before, strict=True))
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise LoadError(f"wrk gave no result: {' '.join((done.stderr or done.stdout).split())[:200]!r}")
@@ -90,4 +96,11 @@ def run(port: int, pid: int, cpus: frozenset[int], connections: int, threads: in
         p50_us=said["p50_us"],
         p99_us=said["p99_us"],
         errors=errors,
+        others=max(0.0, (busy - used - loading) / passed),
     )
+
+
+def _account(pid: int) -> tuple[float, float, float, float]:
+    """Seconds so far: CPU of the server, CPU of this program's children that ended (wrk), the machine's, the clock."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return machine.cpu_seconds(pid), ended.ru_utime + ended.ru_stime, machine.busy_seconds(), time.monotonic()

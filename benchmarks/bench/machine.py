@@ -94,6 +94,13 @@ def cpu_seconds(pid: int) -> float:
     return ticks / TICK
 
 
+def busy_seconds() -> float:
+    """CPU time that the whole machine has spent so far and not idled, with what its host took away (steal)."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICK
+
+
 def memory_bytes(pid: int) -> int:
     """Memory of the process tree, pages that processes share counted once (PSS)."""
     total = 0

@@ -14,6 +14,7 @@ from .load import Run
 RATIO_GOAL = 1.5
 CPU_GOAL = 16.0  # microseconds a request
 LOG_GOAL = 10.0  # percent of the throughput that an access log may cost
+QUIET = 0.1  # CPUs that others may keep busy before the figures are called disturbed
 
 
 class Result:
@@ -106,9 +107,22 @@ def goals(results: Sequence[Result]) -> list[str]:
         lines.append(
             f"Access log: costs {cost:.1f} % of throughput (goal: under {LOG_GOAL:g}): {_met(cost < LOG_GOAL)}"
         )
+    if ours and (limit := best.get("raw")):
+        lines.append(
+            f"Of the raw limit's CPU for a request, serverd takes {ours.cpu_us / limit.cpu_us:.1f} times as much"
+        )
+    if others := disturbance(results):
+        lines.append(f"Disturbed: other programs kept {others:.1f} CPUs busy; repeat this on a quiet machine")
     if errors := sum(result.errors for result in results):
         lines.append(f"Errors: {errors} (see the table): these figures are not to be trusted")
     return lines
+
+
+def disturbance(results: Sequence[Result]) -> float:
+    """How many CPUs others kept busy, the mean over all runs; 0 when it is too little to matter."""
+    runs = [run.others for result in results for run in result.runs]
+    mean = sum(runs) / len(runs) if runs else 0.0
+    return mean if mean > QUIET else 0.0
 
 
 def _met(true: bool) -> str:
