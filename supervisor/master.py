@@ -192,6 +192,9 @@ class Master:
             logger.info("no longer listening on %s", name)
         if before is not None:
             self._follow(before.config, generation)
+        for action in policy.decide(self._roster, time.monotonic()).actions:
+            if isinstance(action, AskToDrain):  # the old children hear of it before anybody reads that the new ones serve
+                self._act(action)
         line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
         logger.info("%s", line)
         self._notifier.ready(line)

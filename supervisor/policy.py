@@ -179,6 +179,8 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
                         child.since + limit,
                         KillChild(child, f"did not boot within {limit:g} s (timeouts.boot)"),
                     )
+            case State.DRAINING if child.ready_at is None:
+                yield Due(child.patience, KillChild(child, "was told to go while it booted, and does not"))
             case State.DRAINING:
                 yield Due(child.patience, AskToStop(child, "has not drained in time"))
             case State.STOPPING:

@@ -204,7 +204,7 @@ def test_newer_code_supersedes_a_generation_that_boots() -> None:
     world.settle()
     assert world.states() == {"worker 0 g1": "ready", "worker 0 g2": "draining", "worker 0 g3": "booting"}
     world.pass_time(policy.ABANDON_GRACE)
-    assert world.child(0, 2, State.STOPPING)
+    assert world.child(0, 2, State.KILLED), "it has no request to finish"
     world.becomes_ready(world.child(0, 3))
     assert world.current().number == 3
 

@@ -15,7 +15,9 @@ log so far.
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -47,6 +49,14 @@ async def app(scope, receive, send):
 """
 
 
+# Make the terminal on standard input the controlling one of this new session, then become the command.
+_ON_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that was free a moment ago. Prefer `listen: 127.0.0.1:0` and `Daemon.port`."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -67,7 +77,8 @@ class Daemon:
 
     `app` is the source of `demo.py`, served as `demo:app`; `config` is laid over the defaults below, a level deep
     (`config={"workers": {"processes": 2}}`), and a value of None takes a key out. `args` go to the command line.
-    `env` is laid over this process's environment; None takes a variable out.
+    `env` is laid over this process's environment; None takes a variable out. With `terminal` the standard streams are a
+    terminal of its own, on which `press` types.
 
     `lines` grows by a thread of its own: list.append is atomic, and readers only look at what is there.
     """
@@ -82,6 +93,7 @@ class Daemon:
         argv: Sequence[str] | None = None,
         env: Mapping[str, str | None] | None = None,
         pass_fds: Sequence[int] = (),
+        terminal: bool = False,
         start: bool = True,
     ) -> None:
         self.folder = folder
@@ -93,6 +105,9 @@ class Daemon:
         self._argv = None if argv is None else list(argv)
         self._env = dict(env or {})
         self._pass_fds = tuple(pass_fds)
+        self._terminal = terminal
+        self.keyboard = -1  # the other side of its terminal
+        self._hung_up = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self.write_app(app)
@@ -125,7 +140,8 @@ class Daemon:
         _replace(self.config_file, yaml.safe_dump(merged))
 
     def start(self) -> None:
-        """Start the process; returns at once."""
+        """Start the process; returns at once. One that was started before is put away first, its log stays."""
+        self._put_away()
         environ = {key: value for key, value in os.environ.items() if not key.startswith("SERVERD_")}
         environ["PYTHONUNBUFFERED"] = "1"
         for key, value in self._env.items():
@@ -134,27 +150,47 @@ class Daemon:
             else:
                 environ[key] = value
         argv = self._argv or [sys.executable, "-m", "serverd", "-c", str(self.config_file), *self._args]
+        if self._terminal:
+            ours, theirs = pty.openpty()
+            self.keyboard = os.dup(ours)
+            argv = [sys.executable, "-c", _ON_A_TERMINAL, *argv]
+        else:
+            ours, theirs = os.pipe()
         self._process = subprocess.Popen(
             argv,
             cwd=self.folder,
             env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdin=theirs if self._terminal else subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
             pass_fds=self._pass_fds,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        os.close(theirs)
+        self._hung_up = os.eventfd(0)
+        self._reader = threading.Thread(target=self._read, args=(ours, self._hung_up), daemon=True)
         self._reader.start()
 
     # Its log
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        for raw in process.stdout:
+    def _read(self, output: int, hung_up: int) -> None:
+        """Collect lines until the last writer is gone, or nobody wants to read any more. Closes what it is given."""
+        rest = b""
+        while True:
+            ready, _, _ = select.select([output, hung_up], [], [])
+            try:
+                data = os.read(output, 65536) if hung_up not in ready else b""
+            except OSError:  # EIO: the last process has left the terminal
+                data = b""
+            *whole, rest = (rest + data).split(b"\n")
+            if not data and rest:
+                whole.append(rest)
             with self._grown:
-                self.lines.append(raw.decode(errors="replace").rstrip("\n"))
+                self.lines.extend(raw.decode(errors="replace").rstrip("\r") for raw in whole)
                 self._grown.notify_all()
+            if not data:
+                break
+        os.close(output)
         with self._grown:
             self._grown.notify_all()
 
@@ -216,6 +252,16 @@ class Daemon:
         """Send the signal to the master alone."""
         os.kill(self.pid, number)
 
+    def press(self, keys: str) -> None:
+        """Type on its terminal; `\\x03` is Ctrl-C, which the kernel makes a SIGINT for all of the foreground group."""
+        os.write(self.keyboard, keys.encode())
+
+    def hang_up(self) -> None:
+        """Close its terminal, as closing the window does."""
+        os.close(self.keyboard)
+        self.keyboard = -1
+        os.eventfd_write(self._hung_up, 1)
+
     def wait_exit(self, timeout: float = PATIENCE) -> int:
         """Its exit status (negative: the signal). Its log is complete unless somebody else holds the pipe."""
         assert self._process is not None
@@ -229,6 +275,14 @@ class Daemon:
 
     def close(self) -> None:
         """Kill what is left of the process group, and print the log for pytest to show."""
+        self._put_away()
+        if self._process is None:
+            return
+        print(
+            f"--- the log of {self._process.args!r}, exit status {self._process.returncode} ---\n{self.log}"
+        )
+
+    def _put_away(self) -> None:
         if self._process is None:
             return
         try:
@@ -237,12 +291,15 @@ class Daemon:
             pass
         self._process.wait(PATIENCE)
         if self._reader is not None:
-            self._reader.join(PATIENCE)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        print(
-            f"--- the log of {self._process.args!r}, exit status {self._process.returncode} ---\n{self.log}"
-        )
+            self._reader.join(2.0)
+            if self._reader.is_alive():  # somebody in another session still holds the pipe
+                os.eventfd_write(self._hung_up, 1)
+                self._reader.join(PATIENCE)
+            self._reader = None
+            os.close(self._hung_up)
+        if self.keyboard >= 0:
+            os.close(self.keyboard)
+            self.keyboard = -1
 
     def __enter__(self) -> Self:
         return self
