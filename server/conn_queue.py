@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..config import TimeoutsConfig
-from .connection import Address, Connection, Phase, Server
+from .connection import INTEREST, NAMES, Address, Connection, Phase, Server
 from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
 
 logger = logging.getLogger("serverd.worker")
@@ -68,14 +68,15 @@ class ConnectionQueue:
         record: Callable[[LifecycleEvent], None] | None = None,
     ) -> None:
         limits = timeouts or TimeoutsConfig()
-        self._seconds: dict[Phase, float] = {
+        seconds = {
             Phase.IDLE: limits.keep_alive,
             Phase.HEAD: limits.head,
             Phase.BODY: limits.body,
             Phase.WRITING: limits.write,
             Phase.LINGERING: LINGER,
         }
-        self._shortest = min(seconds for seconds in self._seconds.values() if seconds > 0)
+        self._seconds = tuple(seconds.get(phase) or float("inf") for phase in range(len(NAMES)))
+        self._shortest = min(self._seconds)
         self._max = max_connections
         self._record = record
         self._epoll = select.epoll()
@@ -121,8 +122,7 @@ class ConnectionQueue:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         phase = conn.phase
         if not keep_deadline:
-            seconds = self._seconds[phase]
-            conn.deadline = time.monotonic() + seconds if seconds else float("inf")
+            conn.deadline = time.monotonic() + self._seconds[phase]
         fd = conn.fd
         arm = self._epoll.modify if conn.registered else self._epoll.register
         conn.registered = True
@@ -130,14 +130,14 @@ class ConnectionQueue:
         # From here on another thread may own, or even have closed, the connection: then its descriptor is unknown to
         # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
         try:
-            arm(fd, phase.interest)
+            arm(fd, INTEREST[phase])
         except OSError as exc:
             if exc.errno not in _STALE:
                 self._unparkable(conn, exc)
 
     def close(self, conn: Connection) -> None:
         """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
-        if conn.phase is Phase.CLOSED:
+        if conn.phase == Phase.CLOSED:
             return
         conn.move(Phase.CLOSED)
         self._table.pop(conn.fd, None)
@@ -182,8 +182,7 @@ class ConnectionQueue:
         else:
             local = sock.getsockname()[:2]
         conn = Connection(number, sock.family, sock.detach(), _inet(address), local, now)
-        seconds = self._seconds[Phase.HEAD]
-        conn.deadline = now + seconds if seconds else float("inf")
+        conn.deadline = now + self._seconds[Phase.HEAD]
         self._table[conn.fd] = conn
         if self._record is not None:
             self._record(ConnectionOpened(conn.id, 0, now, conn.peer))
@@ -258,7 +257,7 @@ class ConnectionQueue:
             if deadline > now:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
-                if conn.deadline <= now and conn.phase is not Phase.RUNNING:
+                if conn.deadline <= now and conn.phase != Phase.RUNNING:
                     expired(conn)
                 else:
                     self.park(conn, keep_deadline=True)

@@ -11,10 +11,8 @@ the loser leaves it alone. ``phase`` and ``deadline`` may be read without the lo
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from .http.events import RequestReceived
@@ -25,38 +23,43 @@ if TYPE_CHECKING:
 Address = tuple[str, int]
 Server = tuple[str, int | None]  # (host, port), or (path of a unix socket, None), as ASGI's scope["server"]
 
-READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
-WRITABLE: Final = select.EPOLLOUT | select.EPOLLONESHOT
+# EPOLLONESHOT with EPOLLIN and EPOLLRDHUP, or with EPOLLOUT. As numbers, because CPython makes only constants that it
+# sees in the source immortal, and these are read by every thread for every request; a test compares them with select's.
+READABLE: Final = 0x40002001
+WRITABLE: Final = 0x40000004
 
 
-class Phase(Enum):
-    """Where a connection is in its life. The value is (epoll interest while parked, name of the timeout)."""
+class Phase:
+    """Where a connection is in its life.
 
-    IDLE = (READABLE, "keep_alive")  # between two requests, nothing received
-    HEAD = (READABLE, "head")  # new, or part of a request's head received
-    BODY = (READABLE, "body")  # head complete, body is not
-    RUNNING = (0, "request")  # the application has it; never parked
-    WRITING = (WRITABLE, "write")  # the response is complete here, the client has not taken all of it
-    LINGERING = (READABLE, "linger")  # answered and half-closed; what still comes is thrown away (RFC 9112 9.6)
-    CLOSED = (0, "closed")
+    Numbers and not an Enum, because every thread reads them for every request: without a GIL the reference count of an
+    Enum member is a cache line that all cores fight over, and small integers have none.
+    """
 
-    def __init__(self, interest: int, timeout: str) -> None:
-        self.interest = interest
-        self.timeout = timeout
-
-    # Enum's own __hash__ is a Python function; phases are compared and looked up for every request.
-    __hash__ = object.__hash__
+    IDLE: Final = 0  # between two requests, nothing received
+    HEAD: Final = 1  # new, or part of a request's head received
+    BODY: Final = 2  # head complete, body is not
+    RUNNING: Final = 3  # the application has it; never parked
+    WRITING: Final = 4  # the response is complete here, the client has not taken all of it
+    LINGERING: Final = 5  # answered and half-closed; what still comes is thrown away (RFC 9112 9.6)
+    CLOSED: Final = 6
 
 
-NEXT: Final[dict[Phase, frozenset[Phase]]] = {
-    Phase.IDLE: frozenset({Phase.HEAD, Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
-    Phase.HEAD: frozenset({Phase.HEAD, Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
-    Phase.BODY: frozenset({Phase.BODY, Phase.RUNNING, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
-    Phase.RUNNING: frozenset({Phase.IDLE, Phase.HEAD, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
-    Phase.WRITING: frozenset({Phase.IDLE, Phase.HEAD, Phase.WRITING, Phase.LINGERING, Phase.CLOSED}),
-    Phase.LINGERING: frozenset({Phase.LINGERING, Phase.CLOSED}),
-    Phase.CLOSED: frozenset(),
-}
+NAMES: Final = ("IDLE", "HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED")
+
+# What wakes a parked connection, by phase.
+INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0)
+
+# The only authority on what may follow a phase: bit n of a row says that phase n may (LSB first: IDLE, HEAD, …).
+NEXT: Final = (
+    0b1111110,  # IDLE: anything but IDLE
+    0b1111110,  # HEAD: stays, or goes on
+    0b1111100,  # BODY: no way back to the head
+    0b1110011,  # RUNNING: the next request, writing, the end
+    0b1110011,  # WRITING: stays, the next request, the end
+    0b1100000,  # LINGERING: stays, the end
+    0b0000000,  # CLOSED
+)
 
 
 class Connection(socket.socket):
@@ -93,7 +96,7 @@ class Connection(socket.socket):
         self.peer = peer
         self.local = local
         self.opened = now
-        self.phase = Phase.HEAD
+        self.phase: int = Phase.HEAD
         self.deadline = 0.0
         self.owned = threading.Lock()
         self.owned.acquire()
@@ -108,10 +111,10 @@ class Connection(socket.socket):
         self.keep_alive = False  # what follows when `out` is sent: another request, or the end
         self.taken = 0  # bytes of `out` that the client took since the write deadline was set
 
-    def move(self, phase: Phase) -> None:
+    def move(self, phase: int) -> None:
         """Enter ``phase``. Raises RuntimeError for a move that the table does not have."""
-        if phase not in NEXT[self.phase]:
-            raise RuntimeError(f"connection {self.id}: {self.phase.name} may not become {phase.name}")
+        if not NEXT[self.phase] >> phase & 1:
+            raise RuntimeError(f"connection {self.id}: {NAMES[self.phase]} may not become {NAMES[phase]}")
         self.phase = phase
 
     def transmit(self, data: bytes) -> bool:

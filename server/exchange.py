@@ -10,8 +10,8 @@ Belongs to the thread of its worker, which owns the connection until ``done``; a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from .connection import Connection
@@ -33,7 +33,7 @@ class ClientGone(OSError):
 class Exchange:
     """See the module."""
 
-    __slots__ = ("body", "body_bytes", "conn", "done", "framer", "owns", "request", "since", "status", "worker")
+    __slots__ = ("body", "body_bytes", "conn", "done", "framer", "owns", "request", "since", "status", "watching", "worker")
 
     def __init__(self, worker: SyncWorker, conn: Connection, request: RequestReceived, body: bytes) -> None:
         self.worker = worker
@@ -45,10 +45,10 @@ class Exchange:
         self.body_bytes = 0
         self.done = False
         self.owns = False  # done, and the connection is still ours because its next request is already here
-        self.since = time.monotonic()
-        record = worker.record
-        if record is not None:
-            record(
+        self.watching = False  # something of this loop hangs on the connection: released() takes it back
+        self.since = monotonic()
+        if worker.record is not None:
+            worker.record(
                 RequestStarted(
                     conn.id, worker.worker_id, self.since, request.method, request.target, request.version
                 )
@@ -63,15 +63,20 @@ class Exchange:
         """
         worker = self.worker
         request = self.request
+        conn = self.conn
         # A body that is not all here would have to be read before the next request: rather no next request.
-        keep_alive = request.keep_alive and not worker.draining and self.conn.request is None
+        keep_alive = request.keep_alive and not worker.draining and conn.request is None
         framer = ResponseFramer(request.method, request.version, keep_alive)
         data = framer.start(status, headers, worker._cached_date_header(), body, more)
         self.framer = framer
         self.status = status
         self.body_bytes = len(body)
-        self._put(data)
-        if framer.complete:
+        try:
+            conn.transmit(data)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+        if not more:
             self._completed(framer.keep_alive)
 
     def go_on(self, body: bytes, more: bool) -> None:
@@ -81,9 +86,13 @@ class Exchange:
             raise RuntimeError("the response has not begun")
         data = framer.body(body, more)
         self.body_bytes += len(body)
-        if data:
-            self._put(data)
-        if framer.complete:
+        try:
+            if data:
+                self.conn.transmit(data)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+        if not more:
             self._completed(framer.keep_alive)
 
     def fail(self, status: int, message: str) -> None:
@@ -105,38 +114,33 @@ class Exchange:
         if self.done:
             return
         self.done = True
-        self.released()
+        if self.watching:
+            self.released()
         worker, conn = self.worker, self.conn
         if worker.record is not None:
-            now = time.monotonic()
+            now = monotonic()
             worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
         worker.queue.close(conn)
-
-    def _put(self, data: bytes) -> None:
-        try:
-            self.conn.transmit(data)
-        except OSError as exc:
-            self.cut()
-            raise ClientGone(*exc.args) from exc
 
     def _completed(self, keep_alive: bool) -> None:
         """The last byte is out or buffered: log it, and let go of the connection."""
         self.done = True
-        self.released()
+        if self.watching:
+            self.released()
         worker, conn = self.worker, self.conn
         request = self.request
         if worker.log is not None:
-            seconds = time.monotonic() - self.since
+            seconds = monotonic() - self.since
             worker.log.add(
                 conn.peer, request.method, request.target, request.version, self.status, self.body_bytes, seconds
             )
         if worker.record is not None:
-            now = time.monotonic()
+            now = monotonic()
             worker.record(
                 ResponseCompleted(conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since)
             )
         self.owns = dismiss(worker.queue, conn, keep_alive)
 
     def released(self) -> None:
-        """Called once, before the connection is let go of: take back what was hung onto it."""
+        """Called once, if ``watching``, before the connection is let go of: take back what was hung onto it."""
 

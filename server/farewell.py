@@ -43,8 +43,8 @@ class Refuser:
     def expired(self, conn: Connection) -> None:
         """The deadline of a parked connection has passed, and the caller now owns it."""
         phase = conn.phase
-        if phase is Phase.BODY or (phase is Phase.HEAD and conn.inbox):
-            part = "body" if phase is Phase.BODY else "head"
+        if phase == Phase.BODY or (phase == Phase.HEAD and conn.inbox):
+            part = "body" if phase == Phase.BODY else "head"
             self.refuse(conn, 408, f"the request's {part} did not arrive in time")
         else:
             self._queue.close(conn)

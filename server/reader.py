@@ -47,9 +47,10 @@ class RequestReader:
         if conn.request is not None:
             return self._read_body(conn)
         inbox = conn.inbox
-        if not inbox or conn.phase is Phase.HEAD:
-            data = conn.take(RECEIVE)
-            if data is None:
+        if not inbox or conn.phase == Phase.HEAD:
+            try:
+                data = conn.recv(RECEIVE)
+            except BlockingIOError:
                 return None
             if not data:
                 raise EOFError
@@ -57,13 +58,13 @@ class RequestReader:
         request = parse_request(inbox, self._limits, force_general=self._force_general)
         if request is None:
             conn.inbox = inbox
-            if conn.phase is not Phase.HEAD:
+            if conn.phase != Phase.HEAD:
                 conn.move(Phase.HEAD)
                 conn.deadline = 0.0
             return None
         size = request.head_size
-        if request.content_length == 0 and not request.chunked:
-            conn.inbox = inbox[size:] if len(inbox) > size else b""
+        if not request.content_length and not request.chunked:
+            conn.inbox = inbox[size:]
             return request, b""
         return self._begin_body(conn, request, inbox[size:])
 

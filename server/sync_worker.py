@@ -237,10 +237,10 @@ class SyncWorker:
     ) -> bool:
         """True if an exchange on ``conn`` goes on in this thread's loop."""
         phase = conn.phase
-        if phase is Phase.WRITING:
+        if phase == Phase.WRITING:
             if not self._write_on(conn):
                 return False
-        elif phase is Phase.LINGERING:
+        elif phase == Phase.LINGERING:
             self._linger_on(conn)
             return False
         while True:

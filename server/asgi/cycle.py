@@ -11,12 +11,15 @@ Belongs to its worker's thread and event loop.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..connection import Connection
 from ..exchange import ClientGone, Exchange
-from ..http.events import ProtocolError
+from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
+
+if TYPE_CHECKING:
+    from ..sync_worker import SyncWorker
 
 Message = dict[str, Any]
 
@@ -35,8 +38,8 @@ class Cycle(Exchange):
 
     __slots__ = ("_gone", "_head", "_reading", "_room", "_timer", "_writing")
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, worker: SyncWorker, conn: Connection, request: RequestReceived, body: bytes) -> None:
+        super().__init__(worker, conn, request, body)
         self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
         self._reading: asyncio.Future[None] | None = None  # somebody waits for body bytes or the end of the client
         self._room: asyncio.Future[None] | None = None  # somebody waits until the client reads
@@ -107,6 +110,7 @@ class Cycle(Exchange):
         loop = self.worker.loop
         if self._reading is None:
             self._reading = loop.create_future()
+            self.watching = True
             if watch:
                 loop.add_reader(self.conn.fd, _resolve, self._reading)
         waiter = self._reading
@@ -132,36 +136,34 @@ class Cycle(Exchange):
     async def send(self, message: Message) -> None:
         """Take ``http.response.start`` or ``http.response.body``. Raises ClientGone (an OSError), RuntimeError."""
         kind = message["type"]
+        if self.done:
+            self._refuse_late(message)
         if kind == "http.response.body":
             body = message.get("body", b"")
             more = message.get("more_body", False)
-            if self.done:
-                self._refuse_late(message)
-            elif self._head is not None:
-                status, headers = self._head
-                try:
-                    self.begin(status, headers, body, more)
-                finally:
-                    self._head = None
-            elif self.framer is None:
-                raise RuntimeError("http.response.body came before http.response.start")
+            head = self._head
+            if head is not None:
+                self._head = None
+                self.begin(head[0], head[1], body, more)
+            elif self.framer is not None:
+                self._stream(body, more)
             else:
-                try:
-                    self.go_on(body, more)
-                except ResponseError:
-                    self.cut()
-                    raise
-            if not self.done and self.conn.out is not None:
+                raise RuntimeError("http.response.body came before http.response.start")
+            if more and self.conn.out is not None:
                 await self._held_back()
         elif kind == "http.response.start":
-            if self.done:
-                self._refuse_late(message)
-            elif self._head is not None or self.framer is not None:
+            if self._head is not None or self.framer is not None:
                 raise RuntimeError("http.response.start was sent twice")
-            else:
-                self._head = (message["status"], message.get("headers", ()))
+            self._head = (message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"unexpected ASGI message type {kind!r}")
+
+    def _stream(self, body: bytes, more: bool) -> None:
+        try:
+            self.go_on(body, more)
+        except ResponseError:
+            self.cut()
+            raise
 
     def _refuse_late(self, message: Message) -> None:
         framer = self.framer
@@ -173,7 +175,7 @@ class Cycle(Exchange):
         """See that buffered bytes are sent while the application does other things; wait if they are many."""
         loop = self.worker.loop
         if not self._writing:
-            self._writing = True
+            self._writing = self.watching = True
             self.conn.taken = 0
             loop.add_writer(self.conn.fd, self._on_writable)
             self._start_timer()
