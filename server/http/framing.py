@@ -76,9 +76,7 @@ def intentions(request: RequestReceived, options: list[bytes], upgrade: bool) ->
     10.1.1: nor does an expectation count in HTTP/1.0, and without a body nobody waits to send one.
     """
     modern = request.version == "1.1"
-    if options == [b"keep-alive"]:
-        request.keep_alive = True
-    elif options:
+    if options:
         names = {name.strip(b" \t") for name in b",".join(options).lower().split(b",")}
         request.keep_alive = b"close" not in names and (modern or b"keep-alive" in names)
         request.upgrade = upgrade and modern and b"upgrade" in names
@@ -183,7 +181,7 @@ class ChunkedDecoder:
         if self._extensions > MAX_EXTENSIONS:
             raise ProtocolError(400, "too many chunk extensions")
         if not _EXTENSIONS.fullmatch(line, digits):
-            raise ProtocolError(400, "malformed chunk size or chunk extension")
+            raise _bad_line(line, "malformed chunk size or chunk extension")
         return line[:digits]
 
     def _data(self, data: bytes, at: int, payload: list[bytes]) -> int:
@@ -222,7 +220,7 @@ class ChunkedDecoder:
     def _hold(self, line: bytes, limit: int, status: int, too_long: str) -> int:
         """Keep the beginning of a line that may become at most ``limit`` bytes long, and wait for more."""
         if line.find(b"\n", 0, limit + 1) >= 0:
-            raise ProtocolError(400, "a line of a chunked body ends in LF without CR")
+            raise _bad_line(line, "")
         if len(line) > limit + line.endswith(b"\r"):
             raise ProtocolError(status, too_long)
         self._held = line
@@ -245,4 +243,11 @@ def _check_field(line: bytes) -> None:
     """Raise ProtocolError unless this is ``name: value`` (RFC 9112 5); trailers are held to the rules of headers."""
     name, colon, value = line.partition(b":")
     if not colon or not is_token(name) or len(value.translate(None, CONTROL)) != len(value):
-        raise ProtocolError(400, "malformed field line in the trailer section")
+        raise _bad_line(line, "malformed field line in the trailer section")
+
+
+def _bad_line(line: bytes, message: str) -> ProtocolError:
+    """The refusal of a line; a bare LF in it is named first, as it is when the line comes in pieces."""
+    if line.find(b"\n") >= 0:
+        message = "a line of a chunked body ends in LF without CR"
+    return ProtocolError(400, message)

@@ -16,12 +16,11 @@ import h11
 
 from .events import HeadLimits, Headers, ProtocolError, RequestReceived
 from .framing import body_framing, intentions
-from .grammar import CONTROL, MAX_METHOD, TOKEN, bad_target, is_token, valid_host
+from .grammar import CONTROL, MAX_METHOD, bad_target, is_token, valid_host
 
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_HALF_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE | re.DOTALL)
-_FIELD_START: Final = b" \t"
 
 
 def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None:
@@ -70,22 +69,35 @@ def _raise_first_fault(buffer: bytes, start: int, size: int, limits: HeadLimits)
     faults: list[tuple[int, int, str]] = []
     line, line_end, _ = head.partition(b"\r\n")
     shown = len(line) if line_end else len(line.removesuffix(b"\r"))
-    if shown > limits.line > 0:
+    if shown > limits.line:
         faults.append((limits.line + 1, 414, "the request line is longer than limits.line"))
     elif line_end:
         try:
             _target(*_request_line(line)[:2])
         except ProtocolError as fault:
             faults.append((len(line) + 2, fault.status, fault.message))
-    if bare := _BARE_LF.search(head):
-        faults.append((bare.end(), 400, "a line ends in LF without CR"))
-    if (size or len(buffer)) > limits.head > 0 or (not size and len(buffer) == limits.head > 0):
+    if half := _half_line_end(head):
+        message = "a line ends in LF without CR" if half[0] == b"\n" else "CR without LF"
+        faults.append((half.end(), 400, message))
+    if (size or len(buffer) + 1) > limits.head:  # what is incomplete has at least one byte to come
         faults.append((limits.head - start, 431, "the request head is larger than limits.head"))
-    if head.count(b"\r\n") - 1 - (size > 0) > limits.headers > 0:
+    if head.count(b"\r\n") - 1 - (size > 0) > limits.headers:
         faults.append((_line_end(head, limits.headers + 2), 431, "more header fields than limits.headers"))
     if faults:
         _, status, message = min(faults, key=lambda fault: fault[0])
         raise ProtocolError(status, message)
+
+
+def _half_line_end(head: bytes) -> re.Match[bytes] | None:
+    """The first LF without CR, or CR without LF. RFC 9112 2.2 allows to take LF alone; others read it differently.
+
+    Counting first is 50 times quicker than searching, which a client that sends a large head in bits would make us do
+    again and again.
+    """
+    pairs = head.count(b"\r\n")
+    if head.count(b"\n") == pairs and head.count(b"\r") - head.endswith(b"\r") == pairs:
+        return None
+    return _HALF_LINE_END.search(head)
 
 
 def _line_end(head: bytes, number: int) -> int:

@@ -33,6 +33,7 @@ QUERY_EXTRA: Final = b"[]^|\\`{}%"
 HOST: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~"
 # The rest of reg-name: sub-delims without ",", which is how two merged Host fields would look.
 HOST_EXTRA: Final = b"!$&'()*+;="
+DIGIT: Final = b"0123456789"
 HEXDIG: Final = b"0123456789ABCDEFabcdef"
 
 # RFC 9112 3: a method longer than any that the server knows is 501. The longest registered one has 17 characters.
@@ -67,9 +68,9 @@ def valid_host(value: bytes) -> bool:
     rest = value.translate(None, HOST)
     if not rest:
         return value != b""
-    if rest == b":":
-        host, _, port = value.partition(b":")
-        return host != b"" and _valid_port(port)
+    if rest == b":" and value.rstrip(DIGIT).endswith(b":"):
+        host_size = value.find(b":")
+        return host_size > 0 and (len(value) - host_size <= 5 or _valid_port(value[host_size + 1 :]))
     return _valid_rare_host(value)
 
 

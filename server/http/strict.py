@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from .events import HeadLimits, RequestReceived
+from .events import HeadLimits, Headers, RequestReceived
 from .framing import MAX_LENGTH_DIGITS, intentions
 from .grammar import CONTROL, MAX_METHOD, URI, bad_target, is_token, valid_host
 from .names import PLAIN, SPECIAL
@@ -51,25 +51,32 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None | No
     lines = head.split(b"\r\n")
     fields = len(lines) - 1
     # All control bytes of the head are those of its line ends: no bare CR, no bare LF, no NUL.
-    if len(head.translate(None, CONTROL)) != end - 2 * fields:
+    if len(head.translate(None, CONTROL)) != end - fields - fields or fields > limits.headers:
         return NOT_TAKEN
-    request_line = lines.pop(0)
-    max_line, max_head, max_fields = limits
-    if len(request_line) > max_line > 0 or end + 4 > max_head > 0 or fields > max_fields > 0:
+    size = end + 4
+    request_line = lines[0]
+    if size > limits.within and (size > limits.head or len(request_line) > limits.line):
         return NOT_TAKEN
     try:
         verb, target, protocol = request_line.split(b" ")
     except ValueError:
         return NOT_TAKEN
     method = "GET" if verb == b"GET" else _method(verb)
-    version = "1.1" if protocol == b"HTTP/1.1" else "1.0" if protocol == b"HTTP/1.0" else ""
-    if not method or not version or not target.startswith(b"/"):
+    modern = protocol == b"HTTP/1.1"
+    if not method or not (modern or protocol == b"HTTP/1.0") or not target.startswith(b"/"):
         return NOT_TAKEN
     path, _, query = target.partition(b"?")
     if target.translate(None, URI) and bad_target(path, query):
         return NOT_TAKEN
-    request = RequestReceived(method, target, path, query, version, [], 0, False, version == "1.1", False, False, end + 4)
-    return request if _fields(request, lines) else NOT_TAKEN
+    del lines[0]
+    headers: Headers = []
+    special: Headers = []
+    host = _fields(lines, headers, special)
+    if host is None or (modern and not host):
+        return NOT_TAKEN
+    version = "1.1" if modern else "1.0"
+    request = RequestReceived(method, target, path, query, version, headers, 0, False, modern, False, False, size)
+    return NOT_TAKEN if special and not _meaning(request, special) else request
 
 
 def _method(verb: bytes) -> str:
@@ -81,49 +88,61 @@ def _method(verb: bytes) -> str:
     return verb.decode("ascii")
 
 
-def _fields(request: RequestReceived, lines: list[bytes]) -> bool:
-    """Fill in what the field lines say; False if one of them, or all together, are not taken."""
-    headers = request.headers
-    host = length = b""
-    options: list[bytes] = []
-    upgrade = False
-    plain, special = PLAIN, SPECIAL  # locals: one read of a shared global each, instead of one per field
+def _fields(lines: list[bytes], headers: Headers, special: Headers) -> bytes | None:
+    """Split the field lines into ``headers``, note in ``special`` those with a meaning; the Host, b"" if there is none.
+
+    None: not taken.
+    """
+    host = b""
+    plain, names = PLAIN, SPECIAL  # locals: a shared global is read once, and a method of a local is called quicker
     for line in lines:
         name, colon, value = line.partition(b":")
         value = value.strip()  # of all white space only SP and HTAB can be there: the control bytes are checked
         lower = plain.get(name)
         if lower is None:
-            lower = special.get(name)
+            lower = names.get(name)
             if lower is None:
                 if not is_token(name):
-                    return False
+                    return None
                 lower = name.lower()
             if lower == b"host":
                 if host or not valid_host(value):
-                    return False
+                    return None
                 host = value
-            elif lower == b"connection":
-                options.append(value)
-            elif lower == b"content-length":
-                if length or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
-                    return False
-                length = value
-                request.content_length = int(value)
-            elif lower == b"transfer-encoding":
-                if request.chunked or value != b"chunked":
-                    return False
-                request.chunked = True
-            elif lower == b"expect":
-                if value != b"100-continue":
-                    return False
-                request.expect_continue = True
-            elif lower == b"upgrade":
-                upgrade = True
+            elif lower in names:
+                special.append((lower, value))
         if not colon:
-            return False
+            return None
         headers.append((lower, value))
-    if request.chunked and (length or request.version == "1.0") or (not host and request.version == "1.1"):
+    return host
+
+
+def _meaning(request: RequestReceived, special: Headers) -> bool:
+    """Fill in what the fields of ``special`` say; False if one of them, or all of them together, are not taken."""
+    length = b""
+    options: list[bytes] = []
+    upgrade = False
+    for name, value in special:
+        if name == b"connection":
+            if value != b"keep-alive" or request.version == "1.0":  # in HTTP/1.1 it says what holds anyway
+                options.append(value)
+        elif name == b"content-length":
+            if length or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+                return False
+            length = value
+            request.content_length = int(value)
+        elif name == b"transfer-encoding":
+            if request.chunked or value != b"chunked":
+                return False
+            request.chunked = True
+        elif name == b"expect":
+            if value != b"100-continue":
+                return False
+            request.expect_continue = True
+        else:
+            upgrade = True
+    if request.chunked and (length or request.version == "1.0"):
         return False
-    if options or request.expect_continue: 
+    if options or request.expect_continue:
         intentions(request, options, upgrade)
     return True
