@@ -1,6 +1,6 @@
 """`make bench`: serverd, uvicorn and the raw limit of Python, with the same load on the same cores, in one run.
 
-.venv/bin/python benchmarks/run.py [--rounds 5] [--seconds 4] [--threads 2] [--connections 64] [--only KIND
+.venv/bin/python benchmarks/run.py [--rounds 10] [--seconds 2] [--threads 2] [--connections 64] [--only KIND
 ...]
 
 Prints a Markdown table of medians and what became of the goals; raw figures go to benchmarks/results/ as
@@ -31,9 +31,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         description="Measure serverd beside uvicorn and the raw limit of Python."
     )
     parser.add_argument(
-        "--rounds", type=int, default=5, help="how often each server is measured (%(default)s)"
+        "--rounds", type=int, default=10, help="how often each server is measured (%(default)s)"
     )
-    parser.add_argument("--seconds", type=int, default=4, help="how long each time (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="how long each time (%(default)s)")
     parser.add_argument(
         "--threads", type=int, default=2, help="threads, and uvicorn's processes (%(default)s)"
     )
