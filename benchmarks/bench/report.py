@@ -1,7 +1,8 @@
 """The results as a Markdown table with the goals below it, and as JSON. Pure functions but for `save`.
 
 The figure of a server is the median of its rounds, and the spread beside it half of what lies between the
-best and the worst round. Servers are compared round by round (`paired`), which says more than the spreads on a busy machine.
+best and the worst round. Servers are compared round by round (`paired`), which on a busy machine says more
+than the spreads.
 """
 
 import json
@@ -123,7 +124,10 @@ def paired(one: Result, other: Result, name: str) -> float:
 
     Both were measured within seconds of each other in a round, so what disturbs the machine for longer cancels out.
     """
-    return median(getattr(a, name) / getattr(b, name) for a, b in zip(one.runs, other.runs, strict=False))
+    ratios: list[float] = [
+        getattr(a, name) / getattr(b, name) for a, b in zip(one.runs, other.runs, strict=False)
+    ]
+    return median(ratios)
 
 
 def disturbance(results: Sequence[Result]) -> float:
