@@ -24,12 +24,14 @@ MAX_CHUNK_LINE: Final = 1024
 MAX_EXTENSIONS: Final = 16 * 1024
 MAX_TRAILER: Final = 8 * 1024
 
-# RFC 9112 7.1.1: chunk-ext = *( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] ); possessive, so linear.
-_EXTENSIONS: Final = re.compile(
-    rb"""(?:[ \t]*+;[ \t]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++
-    (?:[ \t]*+=[ \t]*+(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?+)*+""",
-    re.VERBOSE,
+# RFC 9112 7.1.1: chunk-ext = *( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] ), but nothing between the
+# size and the first semicolon: that is where parsers differ (h11 and llhttp refuse it). Possessive, so it is linear.
+_EXTENSION: Final = (
+    rb";[ \t]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb"(?:[ \t]*+=[ \t]*+(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?+'
 )
+_EXTENSIONS: Final = re.compile(rb"%b(?:[ \t]*+%b)*+" % (_EXTENSION, _EXTENSION))
 
 
 def body_framing(version: str, lengths: list[bytes], codings: list[bytes]) -> tuple[int, bool]:
