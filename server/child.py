@@ -35,7 +35,7 @@ from .asgi.lifespan import Lifespan, LifespanFailed
 from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
 from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
-from .conn_queue import ConnectionQueue
+from .conn_queue import SETTLED, ConnectionQueue
 from .farewell import Refuser
 from .sync_worker import SyncWorker
 
@@ -48,6 +48,8 @@ _LAST_WORDS: Final = 5.0
 # How long the workers may take to leave once nothing is left to serve: they only have to wake up.
 _LEAVING: Final = 2.0
 _NEVER: Final = float("inf")
+# A wait that no system call refuses, in seconds.
+_LONGEST: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ class _Child:
             due = min(due, self._flush_at)
         if deadline is not None:
             due = min(due, deadline)
-        events = self._poll.poll(max(0.0, due - now) * 1000 + 1)
+        events = self._poll.poll(min(max(0.0, due - now), _LONGEST) * 1000 + 1)
         if any(fd == self._queue.attention for fd, _ in events):
             self._noticed()
         if self._log is not None and time.monotonic() >= self._flush_at:
@@ -193,7 +195,7 @@ class _Child:
             self._log.flush()
         if self._terminated:
             self._terminated = False
-            return Drain(self._config.timeouts.graceful, final=True)
+            return Drain(self._config.timeouts.graceful or _NEVER, final=True)
         return self._order() if any(fd != self._queue.attention for fd, _ in events) else None
 
     def _order(self) -> Drain | Stop | None:
@@ -209,7 +211,7 @@ class _Child:
         if message is None:
             logger.warning("the master is gone: draining and leaving")
             self._poll.unregister(channel.fileno())
-            return Drain(self._config.timeouts.graceful, final=True)
+            return Drain(self._config.timeouts.graceful or _NEVER, final=True)
         if isinstance(message, Drain | Stop):
             return message
         logger.error("channel: %s is not for a child; ignored", type(message).__name__)
@@ -231,17 +233,20 @@ class _Child:
         deadline = time.monotonic()
         if isinstance(order, Drain):
             deadline += order.graceful
+            close_idle = order.final or order.close_idle
             self._begin_drain(order)
-            while not self._drained() and time.monotonic() < deadline:
-                further = self._wait(deadline)
+            while not self._drained() and (now := time.monotonic()) < deadline:
+                further = self._wait(min(deadline, now + SETTLED) if close_idle else deadline)
                 if isinstance(further, Stop):
                     break
                 if further is not None and not order.final:
                     # A retiring child hears that the whole server stops: no attrition any more, and the sooner end.
-                    deadline = min(deadline, time.monotonic() + further.graceful)
+                    deadline = min(deadline, now + further.graceful)
+                    close_idle = True
+                if close_idle:
                     self._queue.close_idle()
         cut = self._cut_off()
-        self._shut_down(max(deadline - time.monotonic(), _LAST_WORDS))
+        self._shut_down(min(max(deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
         self._spec.channel.send(Drained(sum(worker.requests for worker in self._workers), cut))
         return 0
 
@@ -249,8 +254,6 @@ class _Child:
         for worker in self._workers:
             worker.start_draining()
         self._queue.stop_accepting(take_backlog=order.final)
-        if order.final or order.close_idle:
-            self._queue.close_idle()
 
     def _drained(self) -> bool:
         return not self._queue.open and all(worker.is_idle() for worker in self._workers)

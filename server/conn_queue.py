@@ -55,6 +55,9 @@ _PAUSE: Final = 0.1
 # How long a closing connection may still send what is thrown away; 2 s is nginx's lingering_timeout of 5 s, shortened
 # because here nothing but the error message is at stake.
 LINGER: Final = 2.0
+# A client that has just read a response often sends its next request at once: closed in that moment, it would lose it
+# (2 of 20,000 requests across five reloads). One that waited this long is not about to.
+SETTLED: Final = 0.05
 
 
 class ConnectionQueue:
@@ -122,7 +125,8 @@ class ConnectionQueue:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         phase = conn.phase
         if not keep_deadline:
-            conn.deadline = time.monotonic() + self._seconds[phase]
+            conn.parked = now = time.monotonic()
+            conn.deadline = now + self._seconds[phase]
         fd = conn.fd
         arm = self._epoll.modify if conn.registered else self._epoll.register
         conn.registered = True
@@ -264,11 +268,12 @@ class ConnectionQueue:
         return again
 
     def close_idle(self) -> None:
-        """Close the parked connections that wait for a request and have not begun to send one."""
+        """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""
+        settled = time.monotonic() - SETTLED
         for conn in self.connections():
-            if conn.phase not in (Phase.IDLE, Phase.HEAD) or not conn.owned.acquire(False):
+            if not _is_idle(conn, settled) or not conn.owned.acquire(False):
                 continue
-            if conn.phase in (Phase.IDLE, Phase.HEAD) and not conn.inbox and not _has_data(conn):
+            if _is_idle(conn, settled) and not conn.inbox and not _has_data(conn):
                 self.close(conn)
             else:
                 self.park(conn, keep_deadline=True)
@@ -312,6 +317,10 @@ def _inet(address: object) -> Address | None:
     if isinstance(address, tuple) and len(address) >= 2:
         return (str(address[0]), int(address[1]))
     return None
+
+
+def _is_idle(conn: Connection, since: float) -> bool:
+    return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.parked <= since
 
 
 def _has_data(conn: Connection) -> bool:

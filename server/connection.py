@@ -78,6 +78,7 @@ class Connection(socket.socket):
         "opened",
         "out",
         "owned",
+        "parked",
         "peer",
         "phase",
         "registered",
@@ -98,6 +99,7 @@ class Connection(socket.socket):
         self.opened = now
         self.phase: int = Phase.HEAD
         self.deadline = 0.0
+        self.parked = now  # since when it waits in its phase
         self.owned = threading.Lock()
         self.owned.acquire()
         self.registered = False
