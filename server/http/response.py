@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
+from .framing import MAX_LENGTH_DIGITS
 from .grammar import CONTROL, is_token
 from .tables import CODING, CONNECTION, DATE, FIELDS, LENGTH, PLAIN, STATUS_LINES
 
 Pairs = Iterable[tuple[bytes, bytes]]
+
+_WITHOUT_BODY: Final = (204, 205, 304)
 
 
 class ResponseError(Exception):
@@ -40,9 +43,9 @@ def encode_head(status: int, headers: Pairs, extra: bytes = b"") -> bytes:
 def error_response(status: int, message: str, *, date: bytes | None = None) -> bytes:
     """A complete plain-text response that ends the connection. date: value of the Date field, None without a clock.
 
-    Characters of ``message`` outside ASCII are escaped, so that it is the same length for everybody.
+    ``message`` becomes one line of ASCII; other characters are escaped.
     """
-    body = message.encode("ascii", "backslashreplace") + b"\n"
+    body = " ".join(message.split()).encode("ascii", "backslashreplace") + b"\n"
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
@@ -144,20 +147,10 @@ class ResponseFramer:
 
         length: what the application announced, or -1. coded: it asked for chunks.
         """
+        if self._silent or status in _WITHOUT_BODY or status < 200:
+            self._frame_nothing(parts, status, length, len(body), more_body)
+            return _Mode.NONE, 0, b""
         size = len(body)
-        if status < 200 or status == 204:  # RFC 9110 8.6: no Content-Length, and RFC 9112 6.1: no Transfer-Encoding
-            return _Mode.NONE, 0, b""
-        if status == 205:  # RFC 9110 15.3.6: says that there is no content
-            length = 0
-        if self._silent or status in (205, 304):
-            # RFC 9110 8.6: what a GET would have announced, if that is known; an empty body here means it is not.
-            if length < 0 and not more_body and size and status != 304:
-                length = size
-            if length >= 0:
-                parts += (b"content-length", b": ", b"%d" % length, b"\r\n")
-            elif self._modern and more_body and status != 304:
-                parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
-            return _Mode.NONE, 0, b""
         if length < 0 and not more_body and not (coded and self._modern):
             length = size
         if length >= 0:
@@ -169,6 +162,19 @@ class ResponseFramer:
             return _Mode.CLOSE, 0, body
         parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
         return _Mode.CHUNKED, 0, self._chunk(body, more_body)
+
+    def _frame_nothing(self, parts: list[bytes], status: int, length: int, size: int, more_body: bool) -> None:
+        """Add what may be said about a body that is not sent. size: of the piece that came with ``start``."""
+        if status == 204 or status < 200:  # RFC 9110 8.6: no Content-Length, and RFC 9112 6.1: no Transfer-Encoding
+            return
+        if status == 205:  # RFC 9110 15.3.6: this is how one says that there is no content
+            length = 0
+        elif length < 0 and status != 304 and size and not more_body:
+            length = size  # HEAD: what GET would have announced; of an empty body it is not known (RFC 9110 8.6)
+        if length >= 0:
+            parts += (b"content-length", b": ", b"%d" % length, b"\r\n")
+        elif self._modern and more_body and status != 304:
+            parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
 
     def _add_connection(self, parts: list[bytes], keep_alive: bool, options: list[bytes]) -> None:
         """Add the Connection field if it says something (RFC 9112 9.3). options: what the application put there."""
@@ -229,11 +235,12 @@ def _status_line(status: int) -> bytes:
 
 def _add_fields(parts: list[bytes], headers: Pairs) -> list[tuple[int, bytes]]:
     """Append four pieces to ``parts`` for each field that is handed on; give meaning and value of the others."""
+    if type(headers) is not list:
+        headers = _as_list(headers)
     special: list[tuple[int, bytes]] = []
     known = FIELDS
-    pairs = headers if type(headers) is list else list(headers)
     try:
-        for name, value in pairs:
+        for name, value in headers:
             meaning = known.get(name)
             if meaning is None:
                 meaning = _rare_meaning(name)
@@ -241,10 +248,17 @@ def _add_fields(parts: list[bytes], headers: Pairs) -> list[tuple[int, bytes]]:
                 special.append((meaning, value))
             else:
                 parts += (name, b": ", value, b"\r\n")
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError):  # not pairs, or names that are not bytes
         del parts[1:]
-        return _add_fields(parts, _as_bytes_pairs(pairs))
+        return _add_fields(parts, _as_bytes_pairs(headers))
     return special
+
+
+def _as_list(headers: Iterable[Any]) -> list[Any]:
+    try:
+        return list(headers)
+    except TypeError:
+        raise ResponseError(f"the response headers are {headers!r}, not a list of pairs") from None
 
 
 def _rare_meaning(name: bytes) -> int:
@@ -255,23 +269,32 @@ def _rare_meaning(name: bytes) -> int:
 
 def _checked(parts: list[bytes]) -> bytes:
     """Status line and field lines joined; every control byte of them must be one of their line ends."""
-    block = b"".join(parts)
+    try:
+        block = b"".join(parts)
+    except TypeError:
+        block = b""
     lines = (len(parts) + 3) // 4
-    if len(block.translate(None, CONTROL)) == len(block) - 2 * lines:
-        return block
+    if len(block) - len(block.translate(None, CONTROL)) != 2 * lines:
+        raise _bad_value(parts)
+    return block
+
+
+def _bad_value(parts: list[bytes]) -> ResponseError:
+    """Which value is not bytes, or has a control byte."""
     for name, value in zip(parts[1::4], parts[3::4], strict=True):
-        if len(value.translate(None, CONTROL)) != len(value):
-            raise ResponseError(f"the response header {name!r} has a control byte in its value")
-    raise ResponseError("a response header has a control byte")
+        data = _as_bytes(value, f"the value of response header {name!r}")
+        if len(data.translate(None, CONTROL)) != len(data):
+            return ResponseError(f"the response header {name!r} has a control byte in its value")
+    raise AssertionError("a status line or a name got past its check")
 
 
 def _length(value: bytes, before: int) -> int:
     if before >= 0:
         raise ResponseError("the response has more than one content-length")
-    value = bytes(value).strip(b" \t")
-    if not value.isdigit() or len(value) > 18:
-        raise ResponseError(f"content-length {value!r} is not a plain decimal number")
-    return int(value)
+    number = _as_bytes(value, "the value of response header b'content-length'").strip(b" \t")
+    if not number.isdigit() or len(number) > MAX_LENGTH_DIGITS:
+        raise ResponseError(f"content-length {number!r} is not a plain decimal number")
+    return int(number)
 
 
 def _is_chunked(value: bytes) -> bool:
@@ -282,18 +305,18 @@ def _is_chunked(value: bytes) -> bool:
 
 
 def _options(value: bytes) -> list[bytes]:
-    options = [option.strip(b" \t") for option in bytes(value).lower().split(b",")]
-    return [option for option in options if option]
+    options = _as_bytes(value, "the value of a response header").lower().split(b",")
+    return [option for option in map(bytes.strip, options) if option]
 
 
-def _as_bytes_pairs(headers: Iterable[object]) -> list[tuple[bytes, bytes]]:
+def _as_bytes_pairs(headers: Iterable[Any]) -> list[tuple[bytes, bytes]]:
     """The slow and helpful way: what is bytes-like becomes bytes, for all else ResponseError names the header."""
     pairs: list[tuple[bytes, bytes]] = []
-    for pair in headers:
+    for pair in _as_list(headers):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ResponseError(f"response header {len(pairs)} is not a pair of name and value: {pair!r}")
-        name, value = pair
-        pairs.append((_as_bytes(name, f"the name of response header {name!r}"), _as_bytes(value, f"the value of response header {name!r}")))
+        name = _as_bytes(pair[0], f"the name of response header {pair[0]!r}")
+        pairs.append((name, _as_bytes(pair[1], f"the value of response header {name!r}")))
     return pairs
 
 
