@@ -109,9 +109,8 @@ def goals(results: Sequence[Result]) -> list[str]:
             f"Access log: costs {cost:.1f} % of throughput (goal: under {LOG_GOAL:g}): {_met(cost < LOG_GOAL)}"
         )
     if ours and (limit := best.get("raw")):
-        lines.append(
-            f"Of the raw limit's CPU for a request, serverd takes {ours.cpu_us / limit.cpu_us:.1f} times as much"
-        )
+        times = paired(ours, limit, "cpu_us")
+        lines.append(f"Beside the limit: serverd takes {times:.1f} times the CPU of a bare recv and send")
     if others := disturbance(results):
         lines.append(f"Disturbed: other programs kept {others:.1f} CPUs busy; repeat this on a quiet machine")
     if errors := sum(result.errors for result in results):
