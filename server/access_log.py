@@ -5,9 +5,9 @@ Promises: no request waits for the log's reader; lines of one worker keep their 
 oldest are dropped and counted in a line of their own. Refuses: header values (secrets travel there), and any byte that
 could end or forge a line.
 
-Threads: each worker owns its ``WorkerLog``, and only the main thread calls ``AccessLog.flush``; between the two stands a
-``deque``, whose ``append`` and ``popleft`` are atomic. The standard ``logging`` was measured at 9 µs a line and takes one
-lock for all threads; this is 0.8 µs and takes none.
+Threads: each worker owns its ``WorkerLog``, and only the main thread calls ``AccessLog.flush``; between the two
+stands a ``deque``, whose ``append`` and ``popleft`` are atomic. The standard ``logging`` was measured at 9 µs a
+line and takes one lock for all threads; this is 0.8 µs and takes none.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class WorkerLog:
             )
         elif self._form == "color":
             paint = _PAINT.get(status // 100, "")
-            line = f"{self._clock}  {client}  {method} {text}  {paint}{status}\x1b[0m  {size} B  {seconds * 1000:.1f} ms\n"
+            line = (
+                f"{self._clock}  {client}  {method} {text}  {paint}{status}\x1b[0m  {size} B  "
+                f"{seconds * 1000:.1f} ms\n"
+            )
         else:
             line = (
                 f'{self._clock}Z access {client} "{method} {text} HTTP/{version}" {status} {size} '
@@ -120,7 +123,9 @@ class AccessLog:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:
-                time.sleep(0.01)  # a non-blocking pipe shared with another program is full: there is no event to wait for
+                time.sleep(
+                    0.01
+                )  # a non-blocking pipe shared with another program is full: there is no event to wait for
             except OSError:
                 return  # the reader is gone or the disk is full: a server goes on without its access log
 
@@ -136,4 +141,8 @@ def _zone(form: str) -> Callable[[float], time.struct_time]:
 
 def _loss(lost: int, form: str) -> str:
     text = f"{lost} access log lines were dropped: the log's reader is too slow"
-    return f'{{"level":"warning","logger":"serverd.access","message":"{text}"}}\n' if form == "json" else f"{text}\n"
+    return (
+        f'{{"level":"warning","logger":"serverd.access","message":"{text}"}}\n'
+        if form == "json"
+        else f"{text}\n"
+    )

@@ -72,7 +72,9 @@ def load_app(config: ServerConfig) -> LoadedApp:
             raise AppLoadError(f"app: {config.app} has no handle_sync method: set interface: asgi, or auto")
         return LoadedApp(config.app, "sync", app if callable(app) else _no_asgi, sync_app, culprit)
     if not callable(app):
-        raise AppLoadError(f"app: {config.app} is a {type(app).__name__}, not a callable: name the application object")
+        raise AppLoadError(
+            f"app: {config.app} is a {type(app).__name__}, not a callable: name the application object"
+        )
     return LoadedApp(config.app, "asgi", app, sync_app, culprit)
 
 
@@ -110,7 +112,8 @@ def _build(factory: Any, name: str) -> Any:
         return factory()
     except BaseException as exc:
         raise AppLoadError(
-            f"app: the factory {name} failed: {type(exc).__name__}: {_first_line(exc)}", traceback.format_exc()
+            f"app: the factory {name} failed: {type(exc).__name__}: {_first_line(exc)}",
+            traceback.format_exc(),
         ) from exc
 
 
@@ -130,12 +133,14 @@ def _detect(app: Any, name: str) -> Literal["asgi", "wsgi", "sync"]:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
             and parameter.default is parameter.empty
         ]
-    except (TypeError, ValueError):
+    except TypeError, ValueError:
         return "asgi"
     if len(positional) == 2:
         return "wsgi"
     if len(positional) == 1:
-        raise AppLoadError(f"app: {name} takes one argument: ASGI 2 is not supported, or it is a factory ({name}())")
+        raise AppLoadError(
+            f"app: {name} takes one argument: ASGI 2 is not supported, or it is a factory ({name}())"
+        )
     return "asgi"
 
 

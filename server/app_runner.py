@@ -1,8 +1,8 @@
 """Calls the application for one request at a time, on a worker's thread, and sees to the end of every call.
 
 Promises: exactly one call for each request; an exception, a missing or an unfinished response becomes a 500 (or a cut
-connection when the response has begun) and a traceback in the log, never a dead thread. An application that waits goes on
-in the same coroutine, in the worker's loop. Refuses: to retry, or to hide that a response was cut.
+connection when the response has begun) and a traceback in the log, never a dead thread. An application that waits
+goes on in the same coroutine, in the worker's loop. Refuses: to retry, or to hide that a response was cut.
 
 Belongs to its worker's thread; ``pending`` may be read from others (see ``SyncWorker.in_flight``).
 """
@@ -14,19 +14,16 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from .app_loader import ASGIApp
 from .asgi.cycle import Cycle
 from .asgi.scope import ScopeBuilder
 from .connection import Connection
-from .exchange import ClientGone, Exchange
+from .exchange import ClientGone, Exchange, Host
 from .http.events import RequestReceived
 from .http.response import ResponseError
 from .sync_app import RawRequest, SyncApp
-
-if TYPE_CHECKING:
-    from .app_loader import ASGIApp
-    from .sync_worker import SyncWorker
 
 errors = logging.getLogger("serverd.error")
 
@@ -38,13 +35,18 @@ class AppRunner:
     """See the module. ``ended`` is called, in the loop, when an exchange that had to wait is over."""
 
     def __init__(
-        self, worker: SyncWorker, app: ASGIApp, sync_app: SyncApp | None, ended: Callable[[Exchange], None]
+        self,
+        worker: Host,
+        app: ASGIApp,
+        sync_app: SyncApp | None,
+        ended: Callable[[Exchange], None],
+        root_path: str = "",
     ) -> None:
         self._worker = worker
         self._app = app
         self._sync_app = sync_app
         self._ended = ended
-        self.scopes = ScopeBuilder(worker.config.workers.root_path)
+        self.scopes = ScopeBuilder(root_path)
         self.pending: dict[asyncio.Task[Any], Cycle] = {}
         self.current: Exchange | None = None
 
@@ -69,7 +71,7 @@ class AppRunner:
             else:
                 self.pending[task] = cycle
                 task.add_done_callback(self._task_done)
-        except BaseException as exc:  # not a coroutine at all, or SystemExit passed on by the task
+        except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
             self._finish(cycle, exc)
         finally:
             self.current = None
@@ -85,7 +87,10 @@ class AppRunner:
         if exc is None:
             if not cycle.done:
                 begun = cycle.framer is not None
-                _report(cycle, "returned before its response was complete" if begun else "returned without a response")
+                _report(
+                    cycle,
+                    "returned before its response was complete" if begun else "returned without a response",
+                )
                 cycle.fail(500, "Internal Server Error")
         elif not isinstance(exc, ClientGone):
             _report(cycle, "raised an exception", exc)

@@ -1,7 +1,7 @@
 """The child's home event loop, in a thread of its own: the lifespan runs here, and what an application starts in it.
 
-Promises: the loop runs from ``start`` to ``stop``, so a background task that the lifespan made lives as long as the child.
-Refuses: requests (each worker has a loop of its own for those).
+Promises: the loop runs from ``start`` to ``stop``, so a background task that the lifespan made lives as long as the
+child. Refuses: requests (each worker has a loop of its own for those).
 
 Threads: ``start`` and ``stop`` belong to the child's main thread; ``call`` may be used from any other thread.
 """

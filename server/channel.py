@@ -131,9 +131,11 @@ class Channel:
         return decode(packet) if packet else None
 
     def fileno(self) -> int:
+        """For selectors."""
         return self.sock.fileno()
 
     def close(self) -> None:
+        """Close this end; the other sees it."""
         self.sock.close()
 
 

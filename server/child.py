@@ -1,11 +1,13 @@
 """A child's own body: load the application, start its lifespan and its workers, listen to the master, drain, exit.
 
 Promises: ``Ready`` is sent only when every worker waits for requests; what fails before is one ``BootFailed`` with the
-application's traceback; a child that loses its master drains and exits; after ``Drain`` everything received is answered, and
-at the deadline what is left is named, never silently cut. Refuses: decisions about other children (the master's).
+application's traceback; a child that loses its master drains and exits; after ``Drain`` everything received is
+answered, and at the deadline what is left is named, never silently cut. Refuses: decisions about other children
+(the master's).
 
 Threads: ``main`` runs in the process's main thread, which then listens to the channel, counts deadlines and writes the
-access log; the workers and the home loop have threads of their own. Of a worker it uses only what the worker's module names.
+access log; the workers and the home loop have threads of their own. Of a worker it uses only what the worker's
+module names.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ def main(spec: ChildSpec) -> int:
         if not child.start_lifespan():
             return 0
     except LifespanFailed as exc:
-        spec.channel.send(BootFailed("lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text))
+        spec.channel.send(
+            BootFailed("lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text)
+        )
         return BOOT_FAILED
     child.start_workers()
     spec.channel.send(child.readiness(time.monotonic() - began))

@@ -91,7 +91,8 @@ class ConnectionQueue:
         self._accepting = True
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        # Written when the child's main thread should look: a listener was paused, or the last connection of a drain left.
+        # Written when the child's main thread should look: a listener was paused, or the last connection of a drain
+        # left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.closed = False
 
@@ -209,7 +210,9 @@ class ConnectionQueue:
     def _pause(self, fd: int, exc: OSError | None) -> None:
         """Leave the listener disarmed until ``tend`` finds room. The backlog keeps what comes meanwhile."""
         if exc is not None and fd not in self._paused:
-            logger.warning("accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE)
+            logger.warning(
+                "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
+            )
         self._paused[fd] = time.monotonic() + _PAUSE
         self.notice()
 

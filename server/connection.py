@@ -6,7 +6,8 @@ only along ``NEXT``; an illegal move raises. Refuses: to decide anything about H
 Who may touch it, and why that is safe without a GIL: a connection is either *owned* by the thread that holds its lock
 ``owned``, or *parked* (lock free, waiting in the epoll of ``ConnectionQueue``). Whoever wants a parked one (a worker
 that got its event, the child's main thread that found it expired or is draining) must win ``owned.acquire(False)``;
-the loser leaves it alone. ``phase`` and ``deadline`` may be read without the lock as a hint, to be checked again by the winner.
+the loser leaves it alone. ``phase`` and ``deadline`` may be read without the lock as a hint, to be checked again by
+the winner.
 """
 
 from __future__ import annotations

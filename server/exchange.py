@@ -1,41 +1,74 @@
 """One request and its response on one connection: framing, sending, and what becomes of the connection afterwards.
 
 Promises: a response is framed in one place whoever makes it (``http.response.ResponseFramer``); when it is complete the
-connection goes to where it belongs at once (parked for the next request, parked until the client has read, lingering, or
-closed), even if the application still runs. Refuses: to know what an application is; ``asgi.cycle`` and the sync
-application's path build on this.
+connection goes to where it belongs at once (parked for the next request, parked until the client has read,
+lingering, or closed), even if the application still runs. Refuses: to know what an application is; ``asgi.cycle``
+and the sync application's path build on this.
 
 Belongs to the thread of its worker, which owns the connection until ``done``; after that the exchange never touches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from ..config import TimeoutsConfig
+from .access_log import WorkerLog
+from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .farewell import dismiss
 from .http.events import RequestReceived
 from .http.response import ResponseFramer
-from .lifecycle import ClientDisconnected, RequestStarted, ResponseCompleted
-
-if TYPE_CHECKING:
-    from .sync_worker import SyncWorker
+from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
+from .worker_loop import WorkerLoop
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
+class Host(Protocol):
+    """What an exchange uses of its worker. All of it belongs to the worker's thread, but ``queue`` (shared, see there)
+    and ``draining``, which another thread sets once."""
+
+    worker_id: int
+    timeouts: TimeoutsConfig
+    queue: ConnectionQueue
+    loop: WorkerLoop
+    log: WorkerLog | None
+    record: Callable[[LifecycleEvent], None] | None
+    draining: bool
+
+    def decode(self, conn: Connection, data: bytes) -> bytes:
+        """More body bytes of ``conn``; see ``RequestReader.decode``."""
+
+    def _cached_date_header(self) -> bytes | None:
+        """The value of the Date field."""
+
+
 class ClientGone(OSError):
-    """The client closed the connection, or was cut off for not reading (ASGI HTTP spec 2.4: ``send`` raises OSError)."""
+    """The client closed the connection, or was cut off for not reading (ASGI HTTP spec 2.4: ``send`` raises
+    OSError)."""
 
 
 class Exchange:
     """See the module."""
 
-    __slots__ = ("body", "body_bytes", "conn", "done", "framer", "owns", "request", "since", "status", "watching", "worker")
+    __slots__ = (
+        "body",
+        "body_bytes",
+        "conn",
+        "done",
+        "framer",
+        "owns",
+        "request",
+        "since",
+        "status",
+        "watching",
+        "worker",
+    )
 
-    def __init__(self, worker: SyncWorker, conn: Connection, request: RequestReceived, body: bytes) -> None:
+    def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         self.worker = worker
         self.conn = conn
         self.request = request
@@ -132,15 +165,22 @@ class Exchange:
         if worker.log is not None:
             seconds = monotonic() - self.since
             worker.log.add(
-                conn.peer, request.method, request.target, request.version, self.status, self.body_bytes, seconds
+                conn.peer,
+                request.method,
+                request.target,
+                request.version,
+                self.status,
+                self.body_bytes,
+                seconds,
             )
         if worker.record is not None:
             now = monotonic()
             worker.record(
-                ResponseCompleted(conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since)
+                ResponseCompleted(
+                    conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since
+                )
             )
         self.owns = dismiss(worker.queue, conn, keep_alive)
 
     def released(self) -> None:
         """Called once, if ``watching``, before the connection is let go of: take back what was hung onto it."""
-

@@ -1,8 +1,9 @@
 """How an exchange with a client ends: on to its next request, a wait until it has read, lingering, or closed; and the
 answers that no application gives: 400 and its kin for broken requests, 408 for slow ones.
 
-Promises: a refused client gets a complete response with ``Connection: close`` and time to read it. The connection must be
-owned by the calling thread. One ``Refuser`` belongs to one thread (a worker, or the child's main thread), as its log does.
+Promises: a refused client gets a complete response with ``Connection: close`` and time to read it. The connection
+must be owned by the calling thread. One ``Refuser`` belongs to one thread (a worker, or the child's main thread),
+as its log does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Refuser:
             # What was asked for is unknown or not to be trusted, so it is not logged.
             self._log.add(conn.peer, "-", b"-", "-", status, len(message) + 1, 0.0)
         try:
-            sent = conn.transmit(error_response(status, message, date=formatdate(time.time(), usegmt=True).encode()))
+            sent = conn.transmit(
+                error_response(status, message, date=formatdate(time.time(), usegmt=True).encode())
+            )
         except OSError:
             sent = False
         if sent:

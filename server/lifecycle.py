@@ -72,21 +72,24 @@ class ConnectionCompleted:
     duration: float
 
 
-LifecycleEvent = ConnectionOpened | RequestStarted | ResponseCompleted | ClientDisconnected | ConnectionCompleted
+LifecycleEvent = (
+    ConnectionOpened | RequestStarted | ResponseCompleted | ClientDisconnected | ConnectionCompleted
+)
 
 
 class LifecycleCollector(Protocol):
     """Receives every event. ``record`` is called from many threads at once and must be safe for that, and quick: the
     request waits for it."""
 
-    def record(self, event: LifecycleEvent) -> None: ...
+    def record(self, event: LifecycleEvent) -> None:
+        """Take one event."""
 
 
 class NoOpCollector:
     """Ignores everything. The workers see that and make no events."""
 
     def record(self, event: LifecycleEvent) -> None:
-        return None
+        """Ignore it."""
 
 
 def recorder(collector: LifecycleCollector | None) -> Callable[[LifecycleEvent], None] | None:

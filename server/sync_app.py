@@ -1,7 +1,8 @@
 """The plainest way to be an application: one blocking call for one request, with no coroutine and no messages.
 
 An application object that has ``handle_sync`` is called with a ``RawRequest`` on a worker thread, many at once; it
-returns a ``RawResponse``, or None *before it did anything* to let its ASGI side (``__call__``) have the request instead.
+returns a ``RawResponse``, or None *before it did anything* to let its ASGI side (``__call__``) have the request
+instead.
 """
 
 from __future__ import annotations
@@ -39,4 +40,5 @@ class RawResponse:
 class SyncApp(Protocol):
     """Called from every worker thread at once, so it must be safe for that."""
 
-    def handle_sync(self, request: RawRequest) -> RawResponse | None: ...
+    def handle_sync(self, request: RawRequest) -> RawResponse | None:
+        """Answer, or None to leave the request to ASGI."""

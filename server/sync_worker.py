@@ -4,10 +4,11 @@ Promises: the application is called exactly once for each request; nothing that 
 thread; no client holds it (whatever must wait is parked in the connection queue, or waits in this thread's event loop
 while the thread goes on serving). Refuses: incomplete requests, which it never starts.
 
-How it runs: the worker's whole life is one callback of its own event loop, blocked in ``ConnectionQueue.get``. A request
-starts as an eager task; nearly all finish there and then, and the worker takes the next. When one waits (``pending``), the
-callback returns, the loop turns, and the queue's epoll becomes one of the loop's readers: so a coroutine that sleeps or
-streams stays on its thread and in its loop, and the thread serves on. When none waits any more it blocks again.
+How it runs: the worker's whole life is one callback of its own event loop, blocked in ``ConnectionQueue.get``. A
+request starts as an eager task; nearly all finish there and then, and the worker takes the next. When one waits
+(``pending``), the callback returns, the loop turns, and the queue's epoll becomes one of the loop's readers: so a
+coroutine that sleeps or streams stays on its thread and in its loop, and the thread serves on. When none waits any
+more it blocks again.
 
 Threads: a SyncWorker belongs to the thread that calls ``run``. Others may call ``start_draining``, ``is_idle`` and
 ``in_flight``, which write or read single attributes; ``set_lifespan_state`` is for before ``run``.
@@ -112,8 +113,7 @@ class SyncWorker:
         self.queue = conn_queue or ConnectionQueue(config.timeouts, record=self.record)
         self._refuser = Refuser(self.queue, access_log)
         self._reader = RequestReader(config.limits)
-        self.decode = self._reader.decode
-        self._runner = AppRunner(self, app, sync_app, self._ended)
+        self._runner = AppRunner(self, app, sync_app, self._ended, config.workers.root_path)
         self._pending = self._runner.pending
         self._poll_interval: float | None = None
         self._on_loop = False
@@ -166,7 +166,7 @@ class SyncWorker:
             while not self._finished():
                 try:
                     loop.run_forever()
-                except (SystemExit, KeyboardInterrupt):
+                except SystemExit, KeyboardInterrupt:
                     # asyncio passes these on after it gave them to their task: that request is answered, we go on.
                     loop.call_soon(self._turn, runner)
 
@@ -220,11 +220,13 @@ class SyncWorker:
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
-    def _handle_connection(self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None) -> None:
+    def _handle_connection(
+        self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None
+    ) -> None:
         """Carry a ready connection through its request-response cycles as far as they go now."""
         try:
             self._handle_connection_impl(conn, addr, runner)
-        except (EOFError, OSError):
+        except EOFError, OSError:
             self.queue.close(conn)
         except Exception:
             logger.exception("connection %d: internal error; it is closed", conn.id)
@@ -265,6 +267,10 @@ class SyncWorker:
         Raises ProtocolError, EOFError (the client closed its side), OSError.
         """
         return self._reader.read(conn) or (None, b"")
+
+    def decode(self, conn: Connection, data: bytes) -> bytes:
+        """For a body that the application reads as it comes. Raises ProtocolError."""
+        return self._reader.decode(conn, data)
 
     def _ended(self, exchange: Exchange) -> None:
         """An exchange that had to wait in the loop is over."""

@@ -3,7 +3,8 @@
 A worker blocks in the connection queue inside a callback of this loop, so that every request sees a running loop. It
 may do that only while the loop itself has nothing to do: ``busy`` says so. Promises: ``busy`` is never False while a
 task that the application left behind, a ready callback or a timer waits. Refuses: executors for the default
-``run_in_executor(None, …)`` of ``asyncio.to_thread``: such a call runs at once on this thread when ``inline`` allows it.
+``run_in_executor(None, …)`` of ``asyncio.to_thread``: such a call runs at once on this thread when ``inline``
+allows it.
 
 Belongs to one thread, but for ``call_soon_threadsafe``. A callback that another thread schedules while the worker is
 blocked in the queue runs when the next connection wakes this worker.
@@ -35,7 +36,7 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         timers = len(self._scheduled) - self._timer_cancelled_count  # type: ignore[attr-defined]
         return bool(self._left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
 
-    def run_in_executor(  # type: ignore[override]  # the base's signature needs its TypeVarTuple for nothing we use
+    def run_in_executor(  # type: ignore[override]  # the base has a TypeVarTuple that we do not need
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """As asyncio's; with no executor named, inline where that is allowed."""

@@ -51,7 +51,9 @@ def test_color() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json", "color"])
-@pytest.mark.parametrize("target", [b'/"', b"/\\", b'/" 200 1\n2026 access forged "', b"/\x1b[2J\x00\xff\x7f"])
+@pytest.mark.parametrize(
+    "target", [b'/"', b"/\\", b'/" 200 1\n2026 access forged "', b"/\x1b[2J\x00\xff\x7f"]
+)
 def test_no_target_forges_a_line(form: str, target: bytes) -> None:
     line = written(form, target)
     assert line.count("\n") == 1

@@ -12,7 +12,7 @@ import pytest
 from serverd.config import ServerConfig
 from serverd.server.app_loader import AppLoadError, LoadedApp, load_app
 
-SOURCE = '''
+SOURCE = """
 async def app(scope, receive, send): ...
 
 class Callable:
@@ -38,7 +38,7 @@ instance, plain, sync, both, number = Callable(), Plain(), Sync(), Both(), 3
 
 class holder:
     inner = app
-'''
+"""
 
 
 @pytest.fixture

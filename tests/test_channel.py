@@ -66,7 +66,9 @@ def test_a_text_that_is_no_unicode_still_arrives() -> None:
     assert message.cut == ["GET /\udcff"]
 
 
-@pytest.mark.parametrize("packet", [b"", b"{", b"[]", b"{}", b'{"type":"Other"}', b'{"type":"Drain"}', b"\xff"])
+@pytest.mark.parametrize(
+    "packet", [b"", b"{", b"[]", b"{}", b'{"type":"Other"}', b'{"type":"Drain"}', b"\xff"]
+)
 def test_what_is_no_message_is_refused(packet: bytes) -> None:
     with pytest.raises(ChannelError, match="not a message"):
         decode(packet)

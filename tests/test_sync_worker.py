@@ -55,7 +55,8 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         await reply(send, scope["raw_path"] + await read_body(receive))
 
     requests = b"".join(
-        b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\nPOST /p%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" % (n, n)
+        b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\nPOST /p%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+        % (n, n)
         for n in range(20)
     )
     with serving(app) as served, served.connect() as client:
@@ -87,7 +88,9 @@ def test_a_request_in_pieces_is_one_request(step: int) -> None:
 
 def test_chunked_request() -> None:
     with serving(echo) as served, served.connect() as client:
-        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n")
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n"
+        )
         client.send(b"0\r\nTrailer: no\r\n\r\n" + GET)
         assert client.response().body == b"abcdefg"
         assert client.response().body == b""
@@ -382,9 +385,12 @@ def not_a_coroutine(scope: dict[str, Any], receive: Receive, send: Send) -> int:
 
 
 @pytest.mark.parametrize(
-    "app", [raise_at_once, raise_later, leave, leave_later, nothing, only_start, split, cancelled, not_a_coroutine]
+    "app",
+    [raise_at_once, raise_later, leave, leave_later, nothing, only_start, split, cancelled, not_a_coroutine],
 )
-def test_a_faulty_application_answers_500_and_the_thread_lives(app: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_faulty_application_answers_500_and_the_thread_lives(
+    app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(app, threads=1) as served:
         for _ in range(3):
             with served.connect() as client:
@@ -399,7 +405,11 @@ def test_a_faulty_application_answers_500_and_the_thread_lives(app: Any, caplog:
 def test_a_body_of_another_length_than_said_cuts_the_connection(length: int) -> None:
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(length).encode())]}
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", str(length).encode())],
+            }
         )
         for piece in (b"aaaaa", b"bbbbb"):
             await send({"type": "http.response.body", "body": piece, "more_body": piece[0] == 97})

@@ -1,9 +1,9 @@
 """The ASGI application's view of one request: ``receive`` and ``send`` (ASGI HTTP spec 2.5).
 
-Promises: a body that was buffered before the application was called is given in one ``http.request``; a larger one as it
-arrives, with back-pressure; ``http.disconnect`` when the client goes away or the response is complete. ``send`` returns
-at once while the client keeps up and otherwise waits, without holding the thread, until it reads. Refuses: messages
-out of order (RuntimeError into the application, as its author must see it).
+Promises: a body that was buffered before the application was called is given in one ``http.request``; a larger one
+as it arrives, with back-pressure; ``http.disconnect`` when the client goes away or the response is complete.
+``send`` returns at once while the client keeps up and otherwise waits, without holding the thread, until it reads.
+Refuses: messages out of order (RuntimeError into the application, as its author must see it).
 
 Belongs to its worker's thread and event loop.
 """
@@ -11,15 +11,12 @@ Belongs to its worker's thread and event loop.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..connection import Connection
-from ..exchange import ClientGone, Exchange
+from ..exchange import ClientGone, Exchange, Host
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
-
-if TYPE_CHECKING:
-    from ..sync_worker import SyncWorker
 
 Message = dict[str, Any]
 
@@ -38,10 +35,12 @@ class Cycle(Exchange):
 
     __slots__ = ("_gone", "_head", "_reading", "_room", "_timer", "_writing")
 
-    def __init__(self, worker: SyncWorker, conn: Connection, request: RequestReceived, body: bytes) -> None:
+    def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
         self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
-        self._reading: asyncio.Future[None] | None = None  # somebody waits for body bytes or the end of the client
+        self._reading: asyncio.Future[None] | None = (
+            None  # somebody waits for body bytes or the end of the client
+        )
         self._room: asyncio.Future[None] | None = None  # somebody waits until the client reads
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None

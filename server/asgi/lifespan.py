@@ -1,8 +1,8 @@
 """The ASGI lifespan of an application (ASGI lifespan spec 2.0), run once in each child, on its home loop.
 
 Promises: ``startup`` returns when the application said it is complete, with the state it left; an application without
-lifespan (it raises on the scope, as the specification asks) is served without one. Refuses: to serve an application that
-said ``lifespan.startup.failed``, or that failed after it took part in the protocol (``LifespanFailed``).
+lifespan (it raises on the scope, as the specification asks) is served without one. Refuses: to serve an application
+that said ``lifespan.startup.failed``, or that failed after it took part in the protocol (``LifespanFailed``).
 
 Belongs to the home loop. ``state`` is read by the workers after startup, each request copying it; the objects in it are
 shared by all threads, and their safety is the application's.

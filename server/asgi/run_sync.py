@@ -1,14 +1,14 @@
 """Blocking calls stay where they are: ``asyncio.to_thread``, anyio and asgiref run them inline on a SyncWorker.
 
 A SyncWorker may block, so handing a blocking function to another thread only costs (FastAPI ``def`` endpoints were
-measured 6 times slower that way: anyio starts a thread for each root task). Promises: the function sees no running event
-loop and no current task, as in a thread of its own, so it may call ``asyncio.run`` or Django's ORM; context variables
-behave as the library documents. Refuses to run inline while *another* request waits in this worker's loop (it would be
-held up), when the caller names a limiter or an executor of its own, and on any thread that is no SyncWorker: then the
-library does what it always did.
+measured 6 times slower that way: anyio starts a thread for each root task). Promises: the function sees no running
+event loop and no current task, as in a thread of its own, so it may call ``asyncio.run`` or Django's ORM; context
+variables behave as the library documents. Refuses to run inline while *another* request waits in this worker's loop
+(it would be held up), when the caller names a limiter or an executor of its own, and on any thread that is no
+SyncWorker: then the library does what it always did.
 
-Known limit: ``anyio.from_thread.run`` and other calls back into the loop cannot work from an inline function, as the loop
-stands still meanwhile; anyio raises its RuntimeError "can only be run from an AnyIO worker thread".
+Known limit: ``anyio.from_thread.run`` and other calls back into the loop cannot work from an inline function, as
+the loop stands still meanwhile; anyio raises its RuntimeError "can only be run from an AnyIO worker thread".
 
 Threads: the patches are made once, by the child's main thread before workers start; each worker's ``InlineCalls`` is in
 a thread-local and belongs to that worker.
@@ -55,7 +55,7 @@ class InlineCalls:
         future: asyncio.Future[Any] = events.get_running_loop().create_future()
         try:
             future.set_result(call_blocking(func, *args))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - it is the caller's, through the future
             future.set_exception(exc)
         return future
 
@@ -85,7 +85,9 @@ def patch_libraries() -> None:
             try:
                 patch()
             except (ImportError, AttributeError) as exc:
-                logger.warning("blocking calls of %s go to threads (slower): this version is not known: %s", name, exc)
+                logger.warning(
+                    "blocking calls of %s go to threads (slower): this version is not known: %s", name, exc
+                )
 
 
 def _patch_anyio() -> None:
@@ -113,11 +115,11 @@ def _patch_asgiref() -> None:
         return
 
     @functools.wraps(original)
-    async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         # An executor of its own is a choice of the application; thread_sensitive=False is asgiref's default pool.
         if self._executor is None and _allowed():
             return call_blocking(functools.partial(self.func, *args, **kwargs))
         return await original(self, *args, **kwargs)
 
-    __call__.inline = True  # type: ignore[attr-defined]
-    cls.__call__ = __call__
+    call.inline = True  # type: ignore[attr-defined]
+    cls.__call__ = call

@@ -89,7 +89,9 @@ class RawClient:
         version, status, reason = lines[0].split(" ", 2)
         assert version == "HTTP/1.1", lines[0]
         assert reason, f"no reason phrase: {lines[0]!r}"
-        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
+        headers = [
+            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])
+        ]
         return Response(int(status), reason, version, headers)
 
     def line(self) -> str:

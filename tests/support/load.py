@@ -1,7 +1,7 @@
 """Many keep-alive clients at once, which count what goes wrong. One asyncio loop in a thread; bounded by ``stop``.
 
-Every client always has a request in flight; a response that says ``Connection: close`` is followed by a new connection, as a
-browser or a proxy would do. Nothing is retried: a failure stays a failure.
+Every client always has a request in flight; a response that says ``Connection: close`` is followed by a new
+connection, as a browser or a proxy would do. Nothing is retried: a failure stays a failure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Totals:
 
 
 class Load:
-    """``clients`` connections to 127.0.0.1:``port``, requesting ``target`` until the block ends, then answered in full."""
+    """``clients`` connections to 127.0.0.1:``port``, requesting ``target`` until the block ends, then answered in
+    full."""
 
     def __init__(self, port: int, *, clients: int, target: str = "/") -> None:
         self.totals = Totals()
@@ -92,7 +93,9 @@ class Load:
         if streams is not None:
             streams[1].close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[bytes, bool]:
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[bytes, bool]:
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200 "), head[:60]
