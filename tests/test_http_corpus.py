@@ -50,7 +50,9 @@ def test_valid(case: Case) -> None:
 @pytest.mark.parametrize("case", INVALID, ids=lambda case: case.id)
 def test_invalid(case: Case) -> None:
     for how, outcome in outcomes(case.id):
-        assert (outcome.status, len(outcome.requests)) == (case.status, case.after), f"{how}: {outcome.message}"
+        assert (outcome.status, len(outcome.requests)) == (case.status, case.after), (
+            f"{how}: {outcome.message}"
+        )
         assert outcome.message.isascii(), how
         assert outcome.message.isprintable(), how
 

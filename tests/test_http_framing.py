@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serverd.server.http import ProtocolError
-from serverd.server.http.framing import MAX_CHUNK_LINE, MAX_EXTENSIONS, ChunkedDecoder, SizedDecoder, body_framing
+from serverd.server.http.framing import (
+    MAX_CHUNK_LINE,
+    MAX_EXTENSIONS,
+    ChunkedDecoder,
+    SizedDecoder,
+    body_framing,
+)
 
 from .support.corpus import cut, cuts
 
@@ -42,7 +48,9 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
         wire += draw(st.sampled_from([b"", b"0", b"000"])) + size + draw(st.sampled_from(EXTENSIONS))
         wire += b"\r\n" + data + b"\r\n"
         payload += data
-    return payload, wire + b"0" + draw(st.sampled_from(EXTENSIONS)) + b"\r\n" + draw(st.sampled_from(TRAILERS)) + b"\r\n"
+    return payload, wire + b"0" + draw(st.sampled_from(EXTENSIONS)) + b"\r\n" + draw(
+        st.sampled_from(TRAILERS)
+    ) + b"\r\n"
 
 
 @given(chunked(), st.binary(max_size=20), st.integers(0, 2**16))
@@ -56,10 +64,16 @@ def test_chunks_come_back_as_payload(body: tuple[bytes, bytes], behind: bytes, s
 
 @settings(max_examples=1000)
 @given(chunked(), st.data())
-def test_changed_chunks_have_one_verdict_and_h11_agrees_with_a_good_one(body: tuple[bytes, bytes], data: st.DataObject) -> None:
+def test_changed_chunks_have_one_verdict_and_h11_agrees_with_a_good_one(
+    body: tuple[bytes, bytes], data: st.DataObject
+) -> None:
     _, wire = body
     place = data.draw(st.integers(0, len(wire) - 1))
-    wire = wire[:place] + data.draw(st.sampled_from([b"", b"\r", b"\n", b";", b"0", b"f", b"\0", b"\r\n"])) + wire[place + 1 :]
+    wire = (
+        wire[:place]
+        + data.draw(st.sampled_from([b"", b"\r", b"\n", b";", b"0", b"f", b"\0", b"\r\n"]))
+        + wire[place + 1 :]
+    )
     whole = decode([wire])
     for _, pieces in cuts(wire):
         outcome = decode(list(pieces))
@@ -102,7 +116,9 @@ def test_every_place_where_input_may_stop() -> None:
         assert decoder.rest == b""
 
 
-@pytest.mark.parametrize("decoder", [SizedDecoder(0), SizedDecoder(2), ChunkedDecoder()], ids=["0", "2", "chunked"])
+@pytest.mark.parametrize(
+    "decoder", [SizedDecoder(0), SizedDecoder(2), ChunkedDecoder()], ids=["0", "2", "chunked"]
+)
 def test_a_complete_decoder_takes_nothing(decoder: SizedDecoder | ChunkedDecoder) -> None:
     if not decoder.complete:
         decoder.feed(b"00" if isinstance(decoder, SizedDecoder) else b"0\r\n\r\n")

@@ -44,9 +44,11 @@ def head(*lines: bytes) -> bytes:
 def test_the_usual_response() -> None:
     headers = [PLAIN, (b"content-length", b"5")]
     wire, framer = send(b"hello", headers=headers, date=DATE)
-    assert wire == head(
-        b"HTTP/1.1 200 OK", b"content-type: text/plain", b"content-length: 5", b"date: " + DATE
-    ) + b"hello"
+    assert (
+        wire
+        == head(b"HTTP/1.1 200 OK", b"content-type: text/plain", b"content-length: 5", b"date: " + DATE)
+        + b"hello"
+    )
     assert framer.keep_alive
 
 
@@ -56,7 +58,12 @@ def test_the_usual_response() -> None:
         # One piece: a length is added.
         ({"pieces": [b"hello"]}, [b"content-length: 5"], b"hello", True),
         ({"pieces": [b""]}, [b"content-length: 0"], b"", True),
-        ({"pieces": [b"hello"], "keep_alive": False}, [b"content-length: 5", b"connection: close"], b"hello", False),
+        (
+            {"pieces": [b"hello"], "keep_alive": False},
+            [b"content-length: 5", b"connection: close"],
+            b"hello",
+            False,
+        ),
         # Several pieces: chunks for 1.1, until close for 1.0.
         (
             {"pieces": [b"hello", b" world"]},
@@ -65,17 +72,32 @@ def test_the_usual_response() -> None:
             True,
         ),
         ({"pieces": [b"", b"a", b"", b""]}, [b"transfer-encoding: chunked"], b"1\r\na\r\n0\r\n\r\n", True),
-        ({"pieces": [b"x" * 26, b""]}, [b"transfer-encoding: chunked"], b"1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n", True),
+        (
+            {"pieces": [b"x" * 26, b""]},
+            [b"transfer-encoding: chunked"],
+            b"1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n",
+            True,
+        ),
         ({"pieces": [b"a", b"b"], "version": "1.0"}, [], b"ab", False),
         # A length of the application: counted, never chunks.
-        ({"pieces": [b"he", b"llo"], "headers": [(b"content-length", b"5")]}, [b"content-length: 5"], b"hello", True),
+        (
+            {"pieces": [b"he", b"llo"], "headers": [(b"content-length", b"5")]},
+            [b"content-length: 5"],
+            b"hello",
+            True,
+        ),
         (
             {"pieces": [b"he", b"llo"], "headers": [(b"content-length", b"5")], "version": "1.0"},
             [b"content-length: 5", b"connection: keep-alive"],
             b"hello",
             True,
         ),
-        ({"pieces": [b"hello", b""], "headers": [(b"Content-Length", b" 05 ")]}, [b"content-length: 5"], b"hello", True),
+        (
+            {"pieces": [b"hello", b""], "headers": [(b"Content-Length", b" 05 ")]},
+            [b"content-length: 5"],
+            b"hello",
+            True,
+        ),
         # HTTP/1.0.
         ({"pieces": [b"a"], "version": "1.0"}, [b"content-length: 1", b"connection: keep-alive"], b"a", True),
         ({"pieces": [b"a"], "version": "1.0", "keep_alive": False}, [b"content-length: 1"], b"a", False),
@@ -90,7 +112,12 @@ def test_the_usual_response() -> None:
             True,
         ),
         ({"pieces": [b"a", b"b"], "method": "HEAD"}, [b"transfer-encoding: chunked"], b"", True),
-        ({"pieces": [b"a", b"b"], "method": "HEAD", "version": "1.0"}, [b"connection: keep-alive"], b"", True),
+        (
+            {"pieces": [b"a", b"b"], "method": "HEAD", "version": "1.0"},
+            [b"connection: keep-alive"],
+            b"",
+            True,
+        ),
         # No body by definition.
         ({"pieces": [b""], "status": 204}, [], b"", True),
         ({"pieces": [b"hello"], "status": 204, "headers": [(b"content-length", b"5")]}, [], b"", True),
@@ -106,7 +133,12 @@ def test_the_usual_response() -> None:
         ({"pieces": [b"hello"], "status": 205}, [b"content-length: 0"], b"", True),
         ({"pieces": [b""], "status": 103}, [b"connection: close"], b"", False),
         # What an application says about the connection.
-        ({"pieces": [b"a"], "headers": [(b"connection", b"close")]}, [b"content-length: 1", b"connection: close"], b"a", False),
+        (
+            {"pieces": [b"a"], "headers": [(b"connection", b"close")]},
+            [b"content-length: 1", b"connection: close"],
+            b"a",
+            False,
+        ),
         (
             {"pieces": [b"a"], "headers": [(b"Connection", b"foo, Close")]},
             [b"content-length: 1", b"connection: foo, close"],
@@ -133,7 +165,10 @@ def test_the_usual_response() -> None:
             True,
         ),
         (
-            {"pieces": [b"a"], "headers": [(b"keep-alive", b"timeout=5"), (b"Proxy-Connection", b"x"), (b"TRAILER", b"a")]},
+            {
+                "pieces": [b"a"],
+                "headers": [(b"keep-alive", b"timeout=5"), (b"Proxy-Connection", b"x"), (b"TRAILER", b"a")],
+            },
             [b"content-length: 1"],
             b"a",
             True,
@@ -158,8 +193,18 @@ def test_the_usual_response() -> None:
             True,
         ),
         # Its own date, and names as it wrote them.
-        ({"pieces": [b""], "headers": [(b"Date", b"x")], "date": DATE}, [b"content-length: 0", b"date: x"], b"", True),
-        ({"pieces": [b""], "headers": [(b"X-Own", b"a"), (b"x-own", b"b")]}, [b"X-Own: a", b"x-own: b", b"content-length: 0"], b"", True),
+        (
+            {"pieces": [b""], "headers": [(b"Date", b"x")], "date": DATE},
+            [b"content-length: 0", b"date: x"],
+            b"",
+            True,
+        ),
+        (
+            {"pieces": [b""], "headers": [(b"X-Own", b"a"), (b"x-own", b"b")]},
+            [b"X-Own: a", b"x-own: b", b"content-length: 0"],
+            b"",
+            True,
+        ),
     ],
 )
 def test_framing(case: dict[str, Any], lines: list[bytes], body: bytes, keep_alive: bool) -> None:
@@ -192,7 +237,9 @@ def test_too_much_at_the_start_of_a_stream_sends_nothing() -> None:
         framer.start(200, [(b"content-length", b"5")], DATE, b"hello!", True)
 
 
-@pytest.mark.parametrize(("piece", "more", "message"), [(b"lo!", True, "1 bytes longer"), (b"l", False, "1 bytes shorter")])
+@pytest.mark.parametrize(
+    ("piece", "more", "message"), [(b"lo!", True, "1 bytes longer"), (b"l", False, "1 bytes shorter")]
+)
 def test_a_wrong_length_in_a_stream_breaks_the_connection(piece: bytes, more: bool, message: str) -> None:
     framer = ResponseFramer("GET", "1.1", True)
     framer.start(200, [(b"content-length", b"5")], None, b"hel", True)
@@ -314,7 +361,9 @@ def test_error_response(message: str, body: bytes) -> None:
     assert isinstance(client.next_event(), h11.EndOfMessage)
 
 
-NAMES = st.sampled_from([b"content-type", b"X-Own", b"set-cookie", b"vary", b"a b", b"", b"x\r\n", b"connection"])
+NAMES = st.sampled_from(
+    [b"content-type", b"X-Own", b"set-cookie", b"vary", b"a b", b"", b"x\r\n", b"connection"]
+)
 VALUES = st.one_of(st.binary(max_size=6), st.sampled_from([b"close", b"a", b"b\r\nc: d"]))
 
 
@@ -362,7 +411,7 @@ def test_every_client_reads_what_the_application_said(
 def by_h11(wire: bytes, method: str, version: str) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
     """Status, headers, body, and whether the connection may be used again; all of ``wire`` must be used."""
     client = h11.Connection(h11.CLIENT)
-    # h11 asks only as HTTP/1.1; the request of a client of 1.0 is one that says whether it wants to keep the connection.
+    # h11 asks only as HTTP/1.1; whether a client of 1.0 would keep the connection is worked out below.
     client.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
     client.send(h11.EndOfMessage())
     client.receive_data(wire)

@@ -1,4 +1,4 @@
-"""What the HTTP/1.1 parsers hand out: a request's head, the limits it had to keep, and the error that ends a connection.
+"""What the HTTP/1.1 parsers hand out: a request's head, the limits it had to keep, and the error that ends it all.
 
 Promises: plain data, no behaviour; everything here is made and used by one thread at a time (the one that owns the
 connection), except ``HeadLimits``, which are never changed. Refuses: to know anything of sockets, time or the

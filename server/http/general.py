@@ -14,7 +14,7 @@ from typing import Final
 
 import h11
 
-from .events import HeadLimits, Headers, ProtocolError, RequestReceived
+from .events import Headers, HeadLimits, ProtocolError, RequestReceived
 from .framing import body_framing, intentions
 from .grammar import CONTROL, MAX_METHOD, bad_target, is_token, valid_host
 
@@ -40,7 +40,9 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None:
     headers = [_field(line) for line in lines[1:]]
     authority, path, query = _target(method, target)
     _check_host(headers, version)
-    length, chunked = body_framing(version, _values(headers, b"content-length"), _values(headers, b"transfer-encoding"))
+    length, chunked = body_framing(
+        version, _values(headers, b"content-length"), _values(headers, b"transfer-encoding")
+    )
     expect = [value.lower() for value in _values(headers, b"expect")]
     if version == "1.1" and any(value != b"100-continue" for value in expect):
         raise ProtocolError(417, "Expect has something other than 100-continue")

@@ -77,7 +77,11 @@ def valid_host(value: bytes) -> bool:
 def _valid_rare_host(value: bytes) -> bool:
     if value.startswith(b"["):
         literal, bracket, port = value[1:].partition(b"]")
-        return bracket != b"" and _valid_ipv6(literal) and (not port or (port[:1] == b":" and _valid_port(port[1:])))
+        return (
+            bracket != b""
+            and _valid_ipv6(literal)
+            and (not port or (port[:1] == b":" and _valid_port(port[1:])))
+        )
     host, _, port = value.partition(b":")
     if not host or host.translate(None, HOST + HOST_EXTRA + b"%") or _BAD_ESCAPE.search(host):
         return False

@@ -1,11 +1,12 @@
 """Responses as bytes: the head, checked so that an application can neither split nor forge one, and its framing.
 
 Promises: the client always knows where a response ends (RFC 9112 6.3), whatever the application did: its Content-Length
-is honoured to the byte, else one is added, else the body goes in chunks, or to a client of HTTP/1.0 until the connection
-closes. What cannot be framed raises ResponseError before a wrong byte goes out. Every status line has a reason
-phrase, because load tools count responses without one as failed. Refuses: names that are not tokens; control bytes in
-values (RFC 9110 5.5); more body than Content-Length announced; less, at the end; hop-by-hop fields of the application
-(RFC 9110 7.6.1), which belong to the connection and are dropped. A ResponseFramer belongs to one exchange, one thread.
+is honoured to the byte, else one is added, else the body goes in chunks, or to a client of HTTP/1.0 until the
+connection closes. What cannot be framed raises ResponseError before a wrong byte goes out. Every status line has a
+reason phrase, because load tools count responses without one as failed. Refuses: names that are not tokens; control
+bytes in values (RFC 9110 5.5); more body than Content-Length announced; less, at the end; hop-by-hop fields of the
+application (RFC 9110 7.6.1), which belong to the connection and are dropped. A ResponseFramer belongs to one exchange,
+one thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def encode_head(status: int, headers: Pairs, extra: bytes = b"") -> bytes:
         if not is_token(name):
             raise ResponseError(f"the response header {name!r} has a name that is not a token")
         parts += (name, b": ", value, b"\r\n")
-    return b"".join((_checked(parts), extra, b"\r\n"))
+    return _checked([*parts, b"\r\n"])[:-2] + extra + b"\r\n"
 
 
 def error_response(status: int, message: str, *, date: bytes | None = None) -> bytes:
@@ -95,7 +96,9 @@ class ResponseFramer:
         """Whether the body goes out in chunks; asked between ``start`` and the end of the body."""
         return self._mode is _Mode.CHUNKED
 
-    def start(self, status: int, headers: Pairs, date: bytes | None, first_body: bytes, more_body: bool) -> bytes:
+    def start(
+        self, status: int, headers: Pairs, date: bytes | None, first_body: bytes, more_body: bool
+    ) -> bytes:
         """The head and the first piece of body, for one write. date: value of the Date field if the headers have none.
 
         Raises ResponseError, and then nothing has happened: another response may be started in its place.
@@ -119,14 +122,16 @@ class ResponseFramer:
                 date = value
         mode, length, first_body = self._frame(parts, status, length, coded, first_body, more_body)
         keep_alive = keep_alive and mode is not _Mode.CLOSE and status >= 200 and b"close" not in options
-        self._add_connection(parts, keep_alive, options)
+        if keep_alive is not self._modern or options:
+            self._add_connection(parts, keep_alive, options)
         if date:
             parts += (b"date", b": ", date, b"\r\n")
+        parts.append(b"\r\n")
         head = _checked(parts)
         self.keep_alive = keep_alive
         self._mode = mode if more_body else _Mode.DONE
         self._left = length
-        return b"".join((head, b"\r\n", first_body))
+        return head + first_body if first_body else head
 
     def body(self, data: bytes, more_body: bool) -> bytes:
         """The bytes to send for one more piece of body; b"" if there are none. more_body: it is not the last piece.
@@ -163,14 +168,19 @@ class ResponseFramer:
         parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
         return _Mode.CHUNKED, 0, self._chunk(body, more_body)
 
-    def _frame_nothing(self, parts: list[bytes], status: int, length: int, size: int, more_body: bool) -> None:
+    def _frame_nothing(
+        self, parts: list[bytes], status: int, length: int, size: int, more_body: bool
+    ) -> None:
         """Add what may be said about a body that is not sent. size: of the piece that came with ``start``."""
-        if status == 204 or status < 200:  # RFC 9110 8.6: no Content-Length, and RFC 9112 6.1: no Transfer-Encoding
+        # RFC 9110 8.6: no Content-Length here, and RFC 9112 6.1: no Transfer-Encoding.
+        if status == 204 or status < 200:
             return
-        if status == 205:  # RFC 9110 15.3.6: this is how one says that there is no content
+        # RFC 9110 15.3.6: this is how 205 says that there is no content.
+        if status == 205:
             length = 0
+        # HEAD announces what GET would have; of an empty body that is not known (RFC 9110 8.6).
         elif length < 0 and status != 304 and size and not more_body:
-            length = size  # HEAD: what GET would have announced; of an empty body it is not known (RFC 9110 8.6)
+            length = size
         if length >= 0:
             parts += (b"content-length", b": ", b"%d" % length, b"\r\n")
         elif self._modern and more_body and status != 304:
@@ -178,8 +188,6 @@ class ResponseFramer:
 
     def _add_connection(self, parts: list[bytes], keep_alive: bool, options: list[bytes]) -> None:
         """Add the Connection field if it says something (RFC 9112 9.3). options: what the application put there."""
-        if keep_alive == self._modern and not options:
-            return
         options = [option for option in options if option not in (b"close", b"keep-alive")]
         if self._modern and not keep_alive:
             options.append(b"close")
@@ -195,7 +203,8 @@ class ResponseFramer:
         if left < 0 or (left and not more_body):
             self._mode = _Mode.BROKEN
             self.keep_alive = False
-            raise ResponseError(f"the body is {abs(left)} bytes {'shorter' if left > 0 else 'longer'} than content-length")
+            comparison = "longer" if left < 0 else "shorter"
+            raise ResponseError(f"the body is {abs(left)} bytes {comparison} than content-length announced")
         self._left = left
         return data
 
@@ -226,10 +235,11 @@ _BODY: Final[dict[_Mode, Callable[[ResponseFramer, bytes, bool], bytes]]] = {
 
 
 def _status_line(status: int) -> bytes:
-    if line := STATUS_LINES.get(status):
-        return line
-    if not isinstance(status, int) or not 100 <= status <= 999:
-        raise ResponseError(f"status {status!r} is not a number from 100 to 999")
+    try:
+        return STATUS_LINES[status]
+    except KeyError, TypeError:
+        if not isinstance(status, int) or not 100 <= status <= 999:
+            raise ResponseError(f"status {status!r} is not a number from 100 to 999") from None
     return b"HTTP/1.1 %d Unknown\r\n" % status
 
 
@@ -248,7 +258,7 @@ def _add_fields(parts: list[bytes], headers: Pairs) -> list[tuple[int, bytes]]:
                 special.append((meaning, value))
             else:
                 parts += (name, b": ", value, b"\r\n")
-    except (TypeError, ValueError, AttributeError):  # not pairs, or names that are not bytes
+    except TypeError, ValueError, AttributeError:  # not pairs, or names that are not bytes
         del parts[1:]
         return _add_fields(parts, _as_bytes_pairs(headers))
     return special
@@ -268,20 +278,19 @@ def _rare_meaning(name: bytes) -> int:
 
 
 def _checked(parts: list[bytes]) -> bytes:
-    """Status line and field lines joined; every control byte of them must be one of their line ends."""
+    """Status line, fields of four pieces, and CRLF, joined; every control byte must be of one of these line ends."""
     try:
         block = b"".join(parts)
     except TypeError:
-        block = b""
-    lines = (len(parts) + 3) // 4
-    if len(block) - len(block.translate(None, CONTROL)) != 2 * lines:
+        raise _bad_value(parts) from None
+    if len(block) - len(block.translate(None, CONTROL)) != (len(parts) + 6) // 4 * 2:
         raise _bad_value(parts)
     return block
 
 
 def _bad_value(parts: list[bytes]) -> ResponseError:
     """Which value is not bytes, or has a control byte."""
-    for name, value in zip(parts[1::4], parts[3::4], strict=True):
+    for name, value in zip(parts[1:-1:4], parts[3::4], strict=True):
         data = _as_bytes(value, f"the value of response header {name!r}")
         if len(data.translate(None, CONTROL)) != len(data):
             return ResponseError(f"the response header {name!r} has a control byte in its value")
@@ -291,7 +300,9 @@ def _bad_value(parts: list[bytes]) -> ResponseError:
 def _length(value: bytes, before: int) -> int:
     if before >= 0:
         raise ResponseError("the response has more than one content-length")
-    number = _as_bytes(value, "the value of response header b'content-length'").strip(b" \t")
+    number = value
+    if type(value) is not bytes or not value.isdigit():
+        number = _as_bytes(value, "the value of response header b'content-length'").strip(b" \t")
     if not number.isdigit() or len(number) > MAX_LENGTH_DIGITS:
         raise ResponseError(f"content-length {number!r} is not a plain decimal number")
     return int(number)

@@ -1,10 +1,11 @@
 """The quick way in: takes the well-formed head that nearly every client sends, in one pass over its bytes.
 
-Promises: whatever ``parse_head`` takes obeys RFC 9112 in its strictest reading, and ``general.parse_head`` and h11 read
-the same thing from it; nothing it takes depends on how TCP cut the request. Refuses: to judge. It raises nothing; what
-is rare, doubtful or wrong is NOT_TAKEN and left to ``general``, which finds the words for it. Taken are: one request
-line of token, origin-form target and HTTP/1.0 or 1.1; field lines with a known or valid name; one valid Host (at most one
-for 1.0); one plain Content-Length or exactly ``Transfer-Encoding: chunked``, never both; exactly ``Expect: 100-continue``.
+Promises: whatever ``parse_head`` takes obeys RFC 9112 in its strictest reading, and ``general.parse_head`` and h11
+read the same thing from it; nothing it takes depends on how TCP cut the request. Refuses: to judge. It raises nothing;
+what is rare, doubtful or wrong is NOT_TAKEN and left to ``general``, which finds the words for it. Taken are: a request
+line of token, origin-form target and HTTP/1.0 or 1.1; field lines with a known or valid name; one valid Host (none is
+enough for 1.0); one plain Content-Length or exactly ``Transfer-Encoding: chunked``, never both; exactly
+``Expect: 100-continue``.
 
 How it is quick: a few calls that each go over all bytes in C (find, split, translate), then one partition, one
 look-up and one strip per field. No regular expression, no loop over bytes, no cache; every table that threads share
@@ -16,7 +17,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from .events import HeadLimits, Headers, RequestReceived
+from .events import Headers, HeadLimits, RequestReceived
 from .framing import MAX_LENGTH_DIGITS, intentions
 from .grammar import CONTROL, MAX_METHOD, URI, bad_target, is_token, valid_host
 from .names import PLAIN, SPECIAL
@@ -75,7 +76,9 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None | No
     if host is None or (modern and not host):
         return NOT_TAKEN
     version = "1.1" if modern else "1.0"
-    request = RequestReceived(method, target, path, query, version, headers, 0, False, modern, False, False, size)
+    request = RequestReceived(
+        method, target, path, query, version, headers, 0, False, modern, False, False, size
+    )
     return NOT_TAKEN if special and not _meaning(request, special) else request
 
 
@@ -94,10 +97,13 @@ def _fields(lines: list[bytes], headers: Headers, special: Headers) -> bytes | N
     None: not taken.
     """
     host = b""
-    plain, names = PLAIN, SPECIAL  # locals: a shared global is read once, and a method of a local is called quicker
+    # Locals: a shared global is read once instead of for each field, and calling a method of an imported name is slow,
+    # because the compiler takes that for a function of a module.
+    plain, names = PLAIN, SPECIAL
     for line in lines:
         name, colon, value = line.partition(b":")
-        value = value.strip()  # of all white space only SP and HTAB can be there: the control bytes are checked
+        # Of all white space only SP and HTAB can be there: the control bytes are checked.
+        value = value.strip()
         lower = plain.get(name)
         if lower is None:
             lower = names.get(name)
@@ -117,7 +123,7 @@ def _fields(lines: list[bytes], headers: Headers, special: Headers) -> bytes | N
     return host
 
 
-def _meaning(request: RequestReceived, special: Headers) -> bool:
+def _meaning(request: RequestReceived, special: Headers) -> bool:  # noqa: C901 - one branch for each field
     """Fill in what the fields of ``special`` say; False if one of them, or all of them together, are not taken."""
     length = b""
     options: list[bytes] = []

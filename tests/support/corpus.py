@@ -11,10 +11,10 @@ A file in tests/corpus/valid or tests/corpus/invalid is a YAML list of cases on 
     limits    {line, head, headers}, if not the server's defaults
     strict    valid only: whether the strict parser has to take it; left out: it may
 
-``<x*20>`` anywhere in them stands for twenty times x. A valid case lists in `requests` what must come out, one mapping
-for each request with the attributes of RequestReceived that matter (text for bytes), `headers` as [name, value] pairs,
-`body`; `rest` is what is kept of a head that is not complete. An invalid case has `status`, and `after: n` if n complete requests
-come before the fault.
+``<x*20>`` anywhere in them stands for twenty times x. A valid case lists in `requests` what must come out, one
+mapping for each request with the attributes of RequestReceived that matter (text for bytes), `headers` as pairs of name
+and value, `body`; `rest` is what is kept of a head that is not complete. An invalid case has `status`, and `after: n` if
+n complete requests come before the fault.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ from serverd.server.http.framing import ChunkedDecoder, SizedDecoder
 
 FOLDER = Path(__file__).parent.parent / "corpus"
 LIMITS = {"line": 8192, "head": 32768, "headers": 100}
-_KEYS = {
-    "valid": {"title", "rfc", "send", "line", "host", "fields", "body", "limits", "strict", "requests", "rest"},
-    "invalid": {"title", "rfc", "send", "line", "host", "fields", "body", "limits", "status", "after"},
-}
+_SENT = {"title", "rfc", "send", "line", "host", "fields", "body", "limits"}
+_KEYS = {"valid": _SENT | {"strict", "requests", "rest"}, "invalid": _SENT | {"status", "after"}}
 
 
 @dataclass(frozen=True)
