@@ -140,6 +140,10 @@ class Listeners:
         """Those that are open."""
         return _flat(self._open)
 
+    def unused(self) -> list[int]:
+        """The descriptors that systemd has passed and no address has asked for yet; they are kept for a reload."""
+        return [fd for fd, _ in self._inherited.sockets]
+
     def keep_only(self, addresses: Iterable[ListenAddress]) -> list[str]:
         """Close all others (the master's copies: children that hold one serve on); where those were listening."""
         wanted = set(addresses)

@@ -19,7 +19,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import setproctitle
@@ -33,8 +33,8 @@ from .notify import Notifier
 from .pidfile import Pidfile, PidfileError
 from .policy import Action, AskToDrain, AskToStop, BeginReload, GiveUp, KillChild, Promote, Quit, StartChild
 from .privileges import PrivilegeError, resolve
-from .roster import Generation, Roster, Shutdown, Urgency
-from .spawn import Closable, Descriptor, Main
+from .roster import BootFailure, Generation, Roster, Shutdown, Urgency
+from .spawn import Closable, Descriptor, Main, reap
 from .watching import Watching
 
 logger = logging.getLogger("serverd.master")
@@ -52,6 +52,8 @@ def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], main
     for what a user can get wrong.
     """
     setup_logging(config.logging, process="master", stream=sys.stderr)
+    # First of all: the title finds its room by the environment as it was, and variables are taken out below.
+    setproctitle.setproctitle(reports.master_title(config))
     try:
         master = Master(config, reload_config, main)
     except (ListenError, PidfileError, PrivilegeError) as error:
@@ -78,9 +80,8 @@ class Master:
         self._listeners = Listeners(Inherited.take_from(os.environ, os.getpid()))
         self._pidfile: Pidfile | None = None
         try:
-            self._listeners.open(
-                config.listen, config.limits.backlog, Access.of(config.process.umask, self._identity)
-            )
+            access = Access.of(config.process.umask, self._identity)
+            self._listeners.open(config.listen, config.limits.backlog, access)
             if config.process.pidfile is not None:
                 self._pidfile = Pidfile.take(config.process.pidfile, os.getpid())
         except ListenError, PidfileError:
@@ -98,7 +99,6 @@ class Master:
     def serve(self) -> int:
         """Run until it is over; the exit status."""
         try:
-            setproctitle.setproctitle(reports.master_title(self._config))
             for listener in self._listeners.all():
                 logger.info("listening on %s", listener)
             self._notifier.starting("booting", self._config.timeouts.boot)
@@ -175,6 +175,7 @@ class Master:
         yield self._signals.writer
         needed = self._listeners.sockets(generation.config.listen) if generation is not None else ()
         yield from (listener.sock for listener in self._listeners.all() if listener.sock not in needed)
+        yield from map(Descriptor, self._listeners.unused())
         yield from self._crew.belongings()
         yield from self._watching.belongings()
         if self._pidfile is not None:
@@ -193,7 +194,7 @@ class Master:
         if before is not None:
             self._follow(before.config, generation)
         for action in policy.decide(self._roster, time.monotonic()).actions:
-            if isinstance(action, AskToDrain):  # the old children hear of it before anybody reads that the new ones serve
+            if isinstance(action, AskToDrain):  # the old children hear of it before anybody else does
                 self._act(action)
         line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
         logger.info("%s", line)
@@ -218,12 +219,15 @@ class Master:
         self._listeners.keep_only(self._roster.current.config.listen)
         self._reload_failed()
 
-    def _reload_failed(self) -> None:
-        line = "reload failed"
-        if self._roster.current is not None:
-            line = f"reload failed: still serving generation {self._roster.current.number}"
-            self._notifier.ready(line)
+    def _reload_failed(self, problems: Sequence[str] = ()) -> None:
+        for problem in problems:
+            logger.error("%s", problem)
+        if self._roster.current is None:
+            logger.error("reload failed")
+            return
+        line = f"reload failed: still serving generation {self._roster.current.number}"
         logger.error("%s", line)
+        self._notifier.ready(line)
 
     def _begin_reload(self) -> None:
         request, self._roster.request = self._roster.request, None
@@ -231,21 +235,17 @@ class Master:
         began = time.monotonic()
         logger.info("reload: %s", request.cause)
         if self._roster.current is not None:
-            self._notifier.reloading(f"reload: {request.cause}")
+            self._notifier.reloading(f"reload: {request.cause}", self._config.timeouts.boot)
         try:
             config = self._reload_config()
             identity = resolve(config.process)
-            opened = self._listeners.open(
-                config.listen, config.limits.backlog, Access.of(config.process.umask, identity)
-            )
+            access = Access.of(config.process.umask, identity)
+            opened = self._listeners.open(config.listen, config.limits.backlog, access)
         except (ConfigError, ListenError, PrivilegeError) as error:
-            for line in str(error).splitlines():
-                logger.error("%s", line)
-            self._reload_failed()
+            self._reload_failed(str(error).splitlines())
             return
-        except Exception:  # whatever the reading of a file can raise: a reload never takes down what serves
-            logger.exception("the configuration cannot be read")
-            self._reload_failed()
+        except Exception as error:  # noqa: BLE001 - whatever a file can do to its reader: what serves is not touched
+            self._reload_failed([f"the configuration cannot be read: {error!r}"])
             return
         for listener in opened:
             logger.info("listening on %s", listener)
@@ -310,9 +310,7 @@ class Master:
             case signal.SIGWINCH:
                 self._rest()
             case signal.SIGCHLD if os.getpid() == _INIT:
-                self._bury_strangers()
-            case _:
-                pass
+                self._bury()
 
     def _interrupt(self) -> None:
         """SIGINT stops fast; a person's first Ctrl-C gives requests the time to finish."""
@@ -341,18 +339,12 @@ class Master:
             logger.warning("SIGWINCH: nothing serves yet")
             return
         if self._roster.booting is not None:
-            self._roster.give_up()
+            self._roster.booting.failure = BootFailure(0, "SIGWINCH")
         self._roster.current.wanted = 0
         logger.info("SIGWINCH: all children drain; SIGHUP or SIGTTIN brings them back")
 
-    def _bury_strangers(self) -> None:
-        """As PID 1, reap every process whose parent has died, and our own on the way."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+    def _bury(self) -> None:
+        """As PID 1, take note of our own dead, and of those whom nobody else would bury."""
+        for pid, status in reap():
             if not self._crew.bury(pid, status) and not self._watching.bury(pid, status):
                 logger.debug("buried process %d, which %s", pid, reports.how_it_ended(status))

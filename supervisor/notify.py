@@ -55,10 +55,10 @@ class Notifier:
         """The children serve: after the start, and at the end of every reload, whether it worked or not."""
         self._send("READY=1", f"STATUS={_line(status)}", f"MAINPID={os.getpid()}")
 
-    def reloading(self, status: str) -> None:
-        """A reload begins (Type=notify-reload asks for the monotonic time of it)."""
+    def reloading(self, status: str, seconds: float) -> None:
+        """A reload begins (Type=notify-reload asks for the monotonic time of it), and may take up to `seconds`."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS={_line(status)}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS={_line(status)}", *_extension(seconds))
 
     def stopping(self, status: str, seconds: float) -> None:
         """The end begins, and may take up to `seconds` (infinite: then only systemd's own limit counts)."""
@@ -67,10 +67,6 @@ class Notifier:
     def starting(self, status: str, seconds: float) -> None:
         """The first generation boots, which may take up to `seconds`."""
         self._send(f"STATUS={_line(status)}", *_extension(seconds))
-
-    def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
-        self._send(f"STATUS={_line(text)}")
 
     def ping_at(self) -> float:
         """When the next sign of life is due, in monotonic seconds; infinite without a watchdog."""

@@ -37,6 +37,7 @@ UNLIMITED: Final = 86400.0
 
 # A child that still boots has no request to finish; this is for its lifespan to come to an end in good order.
 ABANDON_GRACE: Final = 5.0
+BOOT_STOP_GRACE: Final = 1.0
 
 # The end of a channel comes a moment before the exit of its process; a process that lives on without is out of
 # reach.
@@ -184,7 +185,8 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
             case State.DRAINING:
                 yield Due(child.patience, AskToStop(child, "has not drained in time"))
             case State.STOPPING:
-                yield Due(child.since + STOP_GRACE, KillChild(child, f"did not stop within {STOP_GRACE:g} s"))
+                grace = STOP_GRACE if child.ready_at is not None else BOOT_STOP_GRACE
+                yield Due(child.since + grace, KillChild(child, f"did not stop within {grace:g} s"))
             case State.FAILED:
                 yield Due(child.since + EXIT_GRACE, KillChild(child, "could not boot and does not exit"))
             case _:

@@ -198,9 +198,9 @@ class Roster:
             self.request = ReloadRequest(cause, newer_code)
 
     def scale(self, by: int) -> int:
-        """One child more or less (never less than one) in every generation that lives; the new number."""
+        """One child more or less in every generation that lives, the last one stays; the new number."""
         for generation in self.generations():
-            generation.wanted = max(1, generation.wanted + by)
+            generation.wanted = max(min(1, generation.wanted), generation.wanted + by)
         return max((generation.wanted for generation in self.generations()), default=0)
 
     def drain_sent(self, child: Child, now: float, *, final: bool, patience: float) -> None:

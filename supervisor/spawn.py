@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -112,7 +112,7 @@ def start_helper(code: str, identity: Identity | None, belongings: Iterable[Clos
             thing.close()
         drop(identity, None)
         os.set_inheritable(below.fileno(), True)
-        _exec(code.replace("{fd}", str(below.fileno())))
+        _exec(code.replace("{fd}", str(below.fileno()), 1))
 
     try:
         return _start(body, above)
@@ -136,8 +136,8 @@ def _start(body: Callable[[], int], above: Channel) -> Started:
 
 def _fork(body: Callable[[], int]) -> int:
     """Fork; the child runs `body` and exits with what it returns."""
-    threads = len(os.listdir("/proc/self/task"))
-    if threads != 1 or threading.active_count() != 1:
+    threads = max(threading.active_count(), _kernel_threads())
+    if threads != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RuntimeError(f"the master must have one thread when it forks, and has {threads} ({names})")
     _flush()
@@ -146,6 +146,26 @@ def _fork(body: Callable[[], int]) -> int:
         if pid == 0:
             _live(body)
     return pid
+
+
+def reap() -> Iterator[tuple[int, int]]:
+    """As PID 1: every process that has exited, ours and those whose parent has died, as (pid, wait status)."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+def _kernel_threads() -> int:
+    """The threads of this process that the kernel knows, those of native libraries too."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except FileNotFoundError:  # /proc is not mounted here
+        return 1
 
 
 def _live(body: Callable[[], int]) -> NoReturn:
@@ -174,7 +194,7 @@ def _prepare(order: Order, below: Channel, belongings: Iterable[Closable], main:
             _become_fresh(order, below)
     except (PrivilegeError, OSError) as error:
         trace = "" if isinstance(error, PrivilegeError) else traceback.format_exc()
-        below.send(BootFailed("config", BOOT_FAILURE_STATUS, f"{order.name}: {error}", trace))
+        below.send(BootFailed("config", BOOT_FAILURE_STATUS, str(error), trace))
         return BOOT_FAILURE_STATUS
     return _run(order, below, main)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -196,6 +197,12 @@ def main(fd: int, text: str) -> None:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     setproctitle.setproctitle("serverd: watcher")
+    for number in (
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGHUP,
+    ):  # a terminal sends them to all: the master decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_master, args=(sock,), daemon=True).start()
     reporter = Reporter(sock, order)
     try:

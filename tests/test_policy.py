@@ -266,6 +266,15 @@ def test_one_more_and_one_less_but_never_none() -> None:
     assert world.roster.scale(-1) == 1
 
 
+def test_a_server_that_rests_is_not_woken_by_one_child_less() -> None:
+    world = serving(2)
+    world.current().wanted = 0
+    world.settle()
+    assert set(world.states().values()) == {"draining"}
+    assert world.roster.scale(-1) == 0
+    assert world.roster.scale(+1) == 1
+
+
 def test_a_place_that_is_wanted_again_does_not_wait_for_the_one_that_leaves() -> None:
     world = serving(2)
     world.roster.scale(-1)

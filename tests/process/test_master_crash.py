@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import RawClient
-from tests.support.daemon import Daemon, alive, wait_until
+from tests.support.daemon import Daemon, alive, wait_for_more, wait_until
 from tests.support.probe import source
 
 from .test_master_lifecycle import InFlight, get
@@ -29,7 +29,7 @@ def test_a_killed_child_is_replaced_and_others_never_notice(tmp_path: Path) -> N
         victim, survivor = clients
         os.kill(victim, signal.SIGKILL)
         daemon.wait_for_line(
-            rf"worker . g1 \(pid {victim}\) was killed by SIGKILL \(by hand, or by the kernel .*; a new one starts in 0\.1 s"
+            rf"worker . g1 \(pid {victim}\) was killed by SIGKILL \(by hand, .*; a new one starts in 0\.1 s"
         )
         assert int(clients[survivor].get("/").body.split()[1]) == survivor, "on the same connection"
         daemon.wait_for_line(r" info .* worker . g1 \(pid \d+\) is ready, in")
@@ -53,18 +53,18 @@ def test_killing_children_under_load_loses_only_what_they_held(tmp_path: Path) -
                 try:
                     with RawClient(address) as client:
                         answered.append(int(client.get("/").body.split()[1]))
-                except (EOFError, ConnectionResetError, BrokenPipeError):
+                except EOFError, ConnectionResetError, BrokenPipeError:
                     lost.append(1)
 
         threads = [threading.Thread(target=load) for _ in range(4)]
         for thread in threads:
             thread.start()
         try:
-            for count in range(1, 4):
+            for _ in range(3):
+                mark = daemon.mark()
                 os.kill(daemon.workers()[0], signal.SIGKILL)
-                wait_until(lambda count=count: daemon.count("is ready, in .* s") >= 2 + count, "it is replaced")
-                seen = len(answered)
-                wait_until(lambda seen=seen: len(answered) > seen + 20, "requests are answered")
+                daemon.wait_for_line(" info .* is ready, in", after=mark)
+                wait_for_more(answered, 20)
         finally:
             stop.set()
             for thread in threads:
@@ -93,6 +93,12 @@ def test_crashes_in_a_row_wait_longer_each_time(tmp_path: Path) -> None:
 
 # Children that cannot boot
 
+NO_DATABASE = """
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+"""
+
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize(
@@ -101,13 +107,7 @@ def test_crashes_in_a_row_wait_longer_each_time(tmp_path: Path) -> None:
         ("import no_such_module\n", 4, "No module named 'no_such_module'"),
         ("app = (\n", 4, "SyntaxError"),
         ("other = 1\n", 4, "app"),
-        (
-            "async def app(scope, receive, send):\n"
-            "    await receive()\n"
-            "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n",
-            3,
-            "no database",
-        ),
+        (NO_DATABASE, 3, "no database"),
         ("import os; os.abort()\n", 3, "was killed by SIGABRT.* while it booted"),
     ],
 )
@@ -127,7 +127,9 @@ def test_a_child_that_hangs_at_its_boot_is_killed_and_the_limit_named(tmp_path: 
     config = {"timeouts": {"boot": "0.5s"}}
     with Daemon(tmp_path, app="import threading; threading.Event().wait()\n", config=config) as daemon:
         assert daemon.wait_exit() == 3
-        daemon.wait_for_line(r"worker 0 g1 \(pid \d+\) did not boot within 0\.5 s \(timeouts\.boot\): killing it")
+        daemon.wait_for_line(
+            r"worker 0 g1 \(pid \d+\) did not boot within 0\.5 s \(timeouts\.boot\): killing it"
+        )
         assert daemon.count("did not boot") == 1
 
 
@@ -187,7 +189,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("call", "error"), [("fork", "EAGAIN"), ("fork", "ENOMEM"), ("pidfd_open", "EMFILE")])
+@pytest.mark.parametrize(
+    ("call", "error"), [("fork", "EAGAIN"), ("fork", "ENOMEM"), ("pidfd_open", "EMFILE")]
+)
 def test_a_process_that_cannot_be_had_is_waited_for(tmp_path: Path, call: str, error: str) -> None:
     code = STARVED.format(call=call, error=error, failures=3)
     argv = [sys.executable, "-c", code, "-c", str(tmp_path / "server.yaml")]

@@ -34,7 +34,7 @@ class InFlight(threading.Thread):
         with RawClient(self._address) as client:
             try:
                 self.response = client.get("/wait")
-            except (EOFError, ConnectionError):
+            except EOFError, ConnectionError:
                 self.response = None
 
     def release(self) -> None:
@@ -53,7 +53,10 @@ def test_it_serves_and_stops_and_leaves_nothing_behind(tmp_path: Path, start_met
     with Daemon(tmp_path, app=source(), config=config) as daemon:
         daemon.wait_ready()
         assert title(daemon.pid) == "serverd: master (demo:app)"
-        assert sorted(title(pid) for pid in daemon.workers()) == ["serverd: worker 0 g1", "serverd: worker 1 g1"]
+        assert sorted(title(pid) for pid in daemon.workers()) == [
+            "serverd: worker 0 g1",
+            "serverd: worker 1 g1",
+        ]
         version, pid = get(daemon).body.split()
         assert (version, int(pid) in daemon.workers()) == (b"v1", True)
         workers = daemon.workers()
@@ -153,14 +156,16 @@ def test_a_port_in_use_is_one_line_and_status_2(tmp_path: Path) -> None:
         with Daemon(tmp_path, config={"listen": [f"127.0.0.1:{port}"]}) as daemon:
             assert daemon.wait_exit() == 2
             assert len(daemon.lines) == 1
-            daemon.wait_for_line(rf"127\.0\.0\.1:{port} is in use by another process; stop it .* or choose another address")
+            daemon.wait_for_line(
+                rf"127\.0\.0\.1:{port} is in use by another process; stop it .* or choose another address"
+            )
 
 
 def test_an_unknown_user_is_one_line_and_status_2(tmp_path: Path) -> None:
     with Daemon(tmp_path, config={"process": {"user": "nobody-of-this-name"}}) as daemon:
         assert daemon.wait_exit() == 2
         assert len(daemon.lines) == 1
-        daemon.wait_for_line('process.user: .*nobody-of-this-name')
+        daemon.wait_for_line("process.user: .*nobody-of-this-name")
 
 
 # Addresses
@@ -224,10 +229,17 @@ def test_a_child_holds_nothing_of_the_masters(tmp_path: Path, start_method: str)
         for pid in daemon.workers():
             held = _descriptors(pid)
             shared = [link for fd, link in held.items() if fd > 2 and link in mine.values()]
-            ours = set(shared) - {"anon_inode:[eventpoll]", "anon_inode:[eventfd]"}  # these names are shared, not the things
+            ours = set(shared) - {
+                "anon_inode:[eventpoll]",
+                "anon_inode:[eventfd]",
+            }  # these names are shared, not the things
             assert ours == listening, f"{pid} holds {ours - listening} of the master's"
-            assert not [link for link in held.values() if "pidfd" in link or "run.pid" in link or "memfd" in link]
-            channels.append({link for fd, link in held.items() if fd > 2 and link.startswith("socket:")} - listening)
+            assert not [
+                link for link in held.values() if "pidfd" in link or "run.pid" in link or "memfd" in link
+            ]
+            channels.append(
+                {link for fd, link in held.items() if fd > 2 and link.startswith("socket:")} - listening
+            )
         for one in channels:
             assert sum(bool(one & other) for other in channels) == 1, "two children share a socket"
 

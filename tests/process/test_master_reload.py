@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import RawClient
-from tests.support.daemon import Daemon, free_port, title, wait_until
+from tests.support.daemon import Daemon, free_port, title, wait_for_more, wait_until
 from tests.support.probe import source
 
 from .test_master_lifecycle import InFlight, get, listens
@@ -55,7 +55,9 @@ def test_an_idle_connection_gets_one_more_answer(tmp_path: Path) -> None:
         with RawClient(("127.0.0.1", daemon.port)) as client:
             client.get("/")
             reload(daemon)
-            while (answer := client.get("/")).header("connection") != "close":  # it has not heard of the end yet
+            while (answer := client.get("/")).header(
+                "connection"
+            ) != "close":  # it has not heard of the end yet
                 assert answer.status == 200
             assert answer.status == 200
             assert client.closed()
@@ -63,7 +65,11 @@ def test_an_idle_connection_gets_one_more_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("app", "text"),
-    [("app = (\n", "SyntaxError"), ("import no_such_module\n", "No module named"), ("import os; os._exit(7)\n", "status 7")],
+    [
+        ("app = (\n", "SyntaxError"),
+        ("import no_such_module\n", "No module named"),
+        ("import os; os._exit(7)\n", "status 7"),
+    ],
 )
 def test_a_broken_application_leaves_the_old_one_serving(tmp_path: Path, app: str, text: str) -> None:
     with Daemon(tmp_path, app=source("v1"), config={"workers": {"processes": 2}}) as daemon:
@@ -84,7 +90,9 @@ def test_a_broken_configuration_changes_nothing_and_says_every_problem(tmp_path:
     with Daemon(tmp_path, app=source("v1")) as daemon:
         daemon.wait_ready()
         before = daemon.workers()
-        daemon.write_config({"workers": {"processes": "many"}, "timeouts": {"graceful": "soon"}, "colour": "blue"})
+        daemon.write_config(
+            {"workers": {"processes": "many"}, "timeouts": {"graceful": "soon"}, "colour": "blue"}
+        )
         reload(daemon, "reload failed: still serving generation 1")
         for key in ("workers.processes", "timeouts.graceful", "colour"):
             daemon.wait_for_line(rf"server\.yaml:\d+:\d+: {key}")
@@ -126,7 +134,9 @@ def test_a_failed_boot_gives_its_new_address_back(tmp_path: Path) -> None:
 
 
 def test_a_stop_during_a_reload(tmp_path: Path) -> None:
-    top = "import time\nwhile (__import__('pathlib').Path(__file__).parent / 'slow').exists(): time.sleep(0.01)"
+    top = (
+        "import time\nwhile (__import__('pathlib').Path(__file__).parent / 'slow').exists(): time.sleep(0.01)"
+    )
     with Daemon(tmp_path, app=source(top=top)) as daemon:
         daemon.wait_ready()
         (tmp_path / "slow").touch()
@@ -140,7 +150,9 @@ def test_a_stop_during_a_reload(tmp_path: Path) -> None:
 
 
 def test_many_hups_are_answered_by_as_few_reloads_as_possible(tmp_path: Path) -> None:
-    top = "import time\nwhile (__import__('pathlib').Path(__file__).parent / 'slow').exists(): time.sleep(0.01)"
+    top = (
+        "import time\nwhile (__import__('pathlib').Path(__file__).parent / 'slow').exists(): time.sleep(0.01)"
+    )
     with Daemon(tmp_path, app=source(top=top)) as daemon:
         daemon.wait_ready()
         (tmp_path / "slow").touch()
@@ -156,7 +168,9 @@ def test_many_hups_are_answered_by_as_few_reloads_as_possible(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("start_method", "reloads"), [("fork", 5), ("spawn", 1)])
-def test_no_request_is_lost_and_no_connection_refused(tmp_path: Path, start_method: str, reloads: int) -> None:
+def test_no_request_is_lost_and_no_connection_refused(
+    tmp_path: Path, start_method: str, reloads: int
+) -> None:
     """Keep-alive clients that connect anew only when they were told to, across reloads."""
     config = {"workers": {"processes": 2, "start_method": start_method}}
     with Daemon(tmp_path, app=source(), config=config) as daemon:
@@ -185,8 +199,7 @@ def test_no_request_is_lost_and_no_connection_refused(tmp_path: Path, start_meth
         try:
             for number in range(2, 2 + reloads):
                 reload(daemon, f"generation {number} ready")
-                seen = len(answers)
-                wait_until(lambda seen=seen: len(answers) > seen + 50 or failures, "requests are answered")
+                wait_for_more(answers, 50)
         finally:
             stop.set()
             for thread in threads:

@@ -70,7 +70,14 @@ def test_usr1_and_usr2_say_what_they_do_not_do(tmp_path: Path) -> None:
 def test_a_burst_of_signals_is_taken_in_order(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=source()) as daemon:
         daemon.wait_ready()
-        for number in (signal.SIGTTIN, signal.SIGHUP, signal.SIGTTIN, signal.SIGHUP, signal.SIGTTOU, signal.SIGTERM):
+        for number in (
+            signal.SIGTTIN,
+            signal.SIGHUP,
+            signal.SIGTTIN,
+            signal.SIGHUP,
+            signal.SIGTTOU,
+            signal.SIGTERM,
+        ):
             daemon.signal(number)
         assert daemon.wait_exit() == 0
         assert daemon.children() == []
@@ -168,4 +175,6 @@ def test_hup_by_hand_reloads_on_a_terminal_too(tmp_path: Path, terminal: bool) -
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_line("reload: SIGHUP")
         daemon.wait_for_line("generation 2 ready")
-        wait_until(lambda: [title(pid) for pid in daemon.workers()] == ["serverd: worker 0 g2"], "only the new one")
+        wait_until(
+            lambda: [title(pid) for pid in daemon.workers()] == ["serverd: worker 0 g2"], "only the new one"
+        )

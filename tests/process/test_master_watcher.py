@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,13 +42,13 @@ def test_a_saved_file_serves_within_half_a_second(tmp_path: Path) -> None:
         for number in range(1, 5):
             began = time.monotonic()
             daemon.write_app(source(f"v{number}"))
-            wait_until(lambda number=number: serves(daemon, f"v{number}"), "the new code answers")
+            wait_until(partial(serves, daemon, f"v{number}"), "the new code answers")
             times.append(time.monotonic() - began)
             wait_until(lambda: len(daemon.workers()) == 1, "the old one is gone")
         print(f"from saving to the new answer: {', '.join(f'{seconds:.3f} s' for seconds in times)}")
         assert min(times) < PROMISED
         assert daemon.count(r"reload: demo\.py changed") == 4
-        assert daemon.count(r"generation 5 ready in \d\.\d\d s") == 1
+        daemon.wait_for_line(r"generation 5 ready in \d\.\d\d s")
 
 
 def test_once_the_new_code_is_ready_the_old_never_answers(tmp_path: Path) -> None:
@@ -149,7 +150,9 @@ def test_a_change_during_the_boot_supersedes_it(tmp_path: Path) -> None:
     slow = "import time\nwhile True: time.sleep(0.01)"
     with watched(tmp_path, source("v1")) as daemon:
         daemon.write_app(source("v2", top=slow))
-        wait_until(lambda: "serverd: worker 0 g2" in map(title, daemon.workers()), "the next generation boots")
+        wait_until(
+            lambda: "serverd: worker 0 g2" in map(title, daemon.workers()), "the next generation boots"
+        )
         daemon.write_app(source("v3"))
         daemon.wait_for_line("generation 3 ready")
         wait_until(lambda: serves(daemon, "v3"), "the newest code answers")
@@ -158,7 +161,12 @@ def test_a_change_during_the_boot_supersedes_it(tmp_path: Path) -> None:
 
 def test_a_change_before_the_watcher_watches_is_not_lost(tmp_path: Path) -> None:
     """The application reads its file and changes it at once, long before the watcher has started."""
-    once = "from pathlib import Path as P\nme = P(__file__)\nif 'v1' in me.read_text(): me.write_text(me.read_text().replace('v1', 'v2'))"
+    once = """
+from pathlib import Path
+me = Path(__file__)
+if VERSION == "v1":
+    me.write_text(me.read_text().replace("VERSION = 'v1'", "VERSION = 'v2'"))
+"""
     with Daemon(tmp_path, app=source("v1", top=once), args=["--reload"]) as daemon:
         daemon.wait_for_line(r"reload: demo\.py changed")
         wait_until(lambda: serves(daemon, "v2"), "the newest code answers")
@@ -170,7 +178,9 @@ def test_a_dead_watcher_is_replaced_and_nothing_is_missed(tmp_path: Path) -> Non
         os.kill(watcher, signal.SIGSTOP)
         daemon.write_app(source("v2"))
         os.kill(watcher, signal.SIGKILL)
-        daemon.wait_for_line(rf"the watcher \(pid {watcher}\) was killed by SIGKILL; it starts again in 0\.1 s")
+        daemon.wait_for_line(
+            rf"the watcher \(pid {watcher}\) was killed by SIGKILL; it starts again in 0\.1 s"
+        )
         daemon.wait_for_line(r"reload: demo\.py changed")
         wait_until(lambda: serves(daemon, "v2"), "the new code answers")
 
@@ -187,7 +197,9 @@ def test_a_folder_that_cannot_be_watched_is_named_and_the_server_serves(tmp_path
 def test_on_a_terminal_it_is_pleasant(tmp_path: Path) -> None:
     config = {"logging": {"format": "auto", "level": "info"}}
     env = {"TERM": "xterm", "NO_COLOR": None}
-    with Daemon(tmp_path, app=source("v1"), config=config, args=["--reload"], terminal=True, env=env) as daemon:
+    with Daemon(
+        tmp_path, app=source("v1"), config=config, args=["--reload"], terminal=True, env=env
+    ) as daemon:
         daemon.wait_for_line("watching")
         daemon.write_app(source("v2"))
         daemon.wait_for_line(r"reload: demo\.py changed")

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -70,6 +70,12 @@ def wait_until[T](condition: Callable[[], T], what: str = "the condition", timeo
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout:g} s"
         time.sleep(0.005)
     return value
+
+
+def wait_for_more(things: Sized, count: int, timeout: float = PATIENCE) -> None:
+    """Wait until `things`, which others fill, has `count` more than now."""
+    enough = len(things) + count
+    wait_until(lambda: len(things) >= enough, f"{count} more", timeout)
 
 
 class Daemon:

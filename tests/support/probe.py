@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-_SOURCE = '''
+_SOURCE = """
 VERSION = {version!r}
 {top}
 import os, subprocess, time
@@ -44,7 +44,8 @@ def handle(path, query):
     if path == "/exit":
         os._exit(9)
     if path == "/orphan":
-        return subprocess.run(["sh", "-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, text=True).stdout
+        left_behind = ["sh", "-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"]
+        return subprocess.run(left_behind, stdout=subprocess.PIPE, text=True).stdout
     if path == "/env":
         return os.environ.get(query, "(not set)")
     if path == "/ids":
@@ -52,7 +53,7 @@ def handle(path, query):
         os.umask(mask)
         return f"{{os.getresuid()}} {{os.getresgid()}} {{os.getgroups()}} {{mask:03o}}"
     return f"{{VERSION}} {{os.getpid()}}"
-'''
+"""
 
 
 def source(version: str = "v1", top: str = "") -> str:
