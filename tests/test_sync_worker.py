@@ -439,17 +439,22 @@ def test_an_exception_after_the_response_began_cuts_it() -> None:
 
 def test_messages_out_of_order_raise_into_the_application() -> None:
     raised: list[str] = []
+    early: list[dict[str, Any]] = [
+        {"type": "http.response.body", "body": b"x"},
+        {"type": "http.response.push"},
+    ]
+    late: list[dict[str, Any]] = [
+        {"type": "http.response.body"},
+        {"type": "http.response.start", "status": 200},
+    ]
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        for message in (
-            {"type": "http.response.body", "body": b"early"},
-            {"type": "http.response.push"},
-        ):
+        for message in early:
             with pytest.raises(RuntimeError) as error:
                 await send(message)
             raised.append(str(error.value))
         await reply(send, b"ok")
-        for message in ({"type": "http.response.body"}, {"type": "http.response.start", "status": 200}):
+        for message in late:
             with pytest.raises(RuntimeError) as error:
                 await send(message)
             raised.append(str(error.value))

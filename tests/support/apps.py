@@ -20,14 +20,14 @@ async def reply(
 
 async def read_body(receive: Receive) -> bytes:
     """The whole request body. Raises ConnectionError when the client disconnects before its end."""
-    body = b""
+    pieces: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] != "http.request":
             raise ConnectionError(message["type"])
-        body += message["body"]
+        pieces.append(message["body"])
         if not message["more_body"]:
-            return body
+            return b"".join(pieces)
 
 
 async def hello(scope: dict[str, Any], receive: Receive, send: Send) -> None:
