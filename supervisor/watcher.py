@@ -210,8 +210,9 @@ def main(fd: int, text: str) -> None:
     except Exception as error:  # noqa: BLE001 - watchfiles raises OSError, RuntimeError and its own; the master tells
         reporter.failed(str(error))
         sys.exit(1)
+    missed = list(changed_since(order))
     reporter.watching()
-    reporter.report(list(changed_since(order)))
+    reporter.report(missed)
     for watch in watches[1:]:
         threading.Thread(target=_follow, args=(watch, order, reporter), daemon=True).start()
     _follow(watches[0], order, reporter)
