@@ -70,7 +70,8 @@ def main(spec: ChildSpec) -> int:
     began = time.monotonic()
     config = spec.config
     setproctitle.setproctitle(f"serverd: worker {spec.index} g{spec.generation}")
-    faulthandler.enable()
+    if sys.stderr is not None:
+        faulthandler.enable()
     # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
         signal.signal(number, signal.SIG_IGN)
@@ -107,7 +108,7 @@ class _Child:
         self._lifespan = Lifespan(app.app)
         self._queue = ConnectionQueue(config.timeouts, max_connections=config.limits.connections)
         self._log: AccessLog | None = None
-        if config.logging.access:
+        if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
             self._log = AccessLog(form, sys.stdout.fileno(), self._queue.notice)
         self._refuser = Refuser(self._queue, self._new_log())

@@ -190,7 +190,7 @@ class ConnectionQueue:
         conn.deadline = now + self._seconds[Phase.HEAD]
         self._table[conn.fd] = conn
         if self._record is not None:
-            self._record(ConnectionOpened(conn.id, 0, now, conn.peer))
+            self._record(ConnectionOpened(conn.id, now, conn.peer))
         return conn
 
     def _arm(self, fd: int) -> None:

@@ -23,7 +23,6 @@ class ConnectionOpened:
     """A connection was accepted. ``client`` is (host, port), or None on a unix socket."""
 
     connection_id: int
-    worker_id: int
     at: float
     client: tuple[str, int] | None
 

@@ -77,6 +77,18 @@ def _classify_request(request: RequestReceived) -> _RequestMeta:
     return meta
 
 
+_told = threading.Event()
+
+
+def _tell_about_websocket(request: RequestReceived) -> None:
+    """Say once why a WebSocket client is answered as plain HTTP, which RFC 9110 7.8 allows a server to do."""
+    if not _told.is_set() and _classify_request(request).websocket:
+        _told.set()
+        logger.warning(
+            "a client asked for WebSocket, which is not yet supported: it is answered as plain HTTP"
+        )
+
+
 class SyncWorker:
     """See the module. With ``conn_queue`` the worker shares the child's queue; else it accepts from ``sock`` alone."""
 
@@ -147,7 +159,7 @@ class SyncWorker:
         """Serve until shutdown: blocks. The calling thread becomes the worker's thread."""
         with asyncio.Runner(loop_factory=WorkerLoop) as runner:
             if self._shared:
-                self._run_from_queue(0, runner)
+                self._run_from_queue(POLL_INTERVAL if self._shutdown is not None else 0, runner)
             else:
                 self._run_accept_loop(POLL_INTERVAL, runner)
 
@@ -254,6 +266,8 @@ class SyncWorker:
             if request is None:
                 self.queue.park(conn, keep_deadline=conn.deadline > 0)
                 return False
+            if request.upgrade:
+                _tell_about_websocket(request)
             conn.move(Phase.RUNNING)
             conn.requests += 1
             self.requests += 1

@@ -805,3 +805,13 @@ def test_more_connections_than_allowed_wait_and_are_served() -> None:
         for client in clients[3:]:
             assert client.response().status == 200
             client.sock.close()
+
+
+def test_a_websocket_handshake_is_answered_as_plain_http_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    with serving(hello) as served, served.connect() as client:
+        for _ in range(3):
+            assert client.get(headers=headers).status == 200
+    assert caplog.text.count("asked for WebSocket") == 1
