@@ -161,6 +161,13 @@ def test_limits_of_lines_are_the_callers() -> None:
     assert caught.value.status == 431
 
 
+def test_a_line_that_cannot_end_in_time_is_refused_at_once() -> None:
+    with pytest.raises(ProtocolError, match="too large"):
+        ChunkedDecoder(max_trailer=8).feed(b"0\r\nA: bcde")
+    with pytest.raises(ProtocolError, match="too long"):
+        ChunkedDecoder(max_line=4).feed(b"5;abc")
+
+
 def test_a_long_run_of_backslashes_is_read_in_linear_time() -> None:
     """Would time out if the expression for extensions could backtrack."""
     decoder = ChunkedDecoder(max_line=100_000)

@@ -211,6 +211,51 @@ def test_every_byte_everywhere(byte: int) -> None:
             assert isinstance(outcome, RequestReceived) == allowed, (template, force_general)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x16\x03\x01", "400: this looks like TLS; this port speaks plain HTTP"),
+        (b"\0", "400: the request does not begin with a method"),
+        (b"GET /\r\n", "400: the request line is not: method, one space, target, one space, version"),
+        (b"GET / HTTP/1.1\r\n\r\n", "400: HTTP/1.1 without Host"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n",
+            "400: white space between a header's name and its colon",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+            "400: a header line begins with white space (obsolete line folding)",
+        ),
+        (b"GET / HTTP/1.1\nHost: a\n\n", "400: a line ends in LF without CR"),
+        (b"GET / HTTP/1.1\rHost: a\r\r", "400: CR without LF"),
+        (b"PRI * HTTP/2.0\r\n\r\n", "505: this server speaks HTTP/1.1 and HTTP/1.0"),
+        (b"CONNECT a:1 HTTP/1.1\r\n", "501: this server does not implement the method"),
+        (b"GET /%s HTTP/1.1\r\n" % (b"a" * 9000), "414: the request line is longer than limits.line"),
+    ],
+)
+def test_messages_say_what_is_wrong(data: bytes, message: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_request(data, BIG)
+    assert str(caught.value) == message
+
+
+def test_limits_of_zero_are_no_limits() -> None:
+    limits = HeadLimits(0, 0, 0)
+    head = b"GET /%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (b"a" * 100_000, b"A: b\r\n" * 1000)
+    for force_general in (False, True):
+        request = parse_request(head, limits, force_general=force_general)
+        assert request is not None
+        assert len(request.headers) == 1001
+
+
+def test_requests_compare_and_print() -> None:
+    one, two = (parse_request(b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % path, BIG) for path in (b"a", b"b"))
+    assert one == parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", BIG)
+    assert one != two
+    assert one != "GET"
+    assert "target=b'/a'" in repr(one)
+
+
 def test_the_tables_of_names_are_right() -> None:
     for table in (names.PLAIN, names.SPECIAL):
         assert all(sent.lower() == lower and lower in table for sent, lower in table.items())

@@ -12,9 +12,9 @@ A file in tests/corpus/valid or tests/corpus/invalid is a YAML list of cases on 
     strict    valid only: whether the strict parser has to take it; left out: it may
 
 ``<x*20>`` anywhere in them stands for twenty times x. A valid case lists in `requests` what must come out, one
-mapping for each request with the attributes of RequestReceived that matter (text for bytes), `headers` as pairs of name
-and value, `body`; `rest` is what is kept of a head that is not complete. An invalid case has `status`, and `after: n` if
-n complete requests come before the fault.
+mapping for each request with the attributes of RequestReceived that matter (text for bytes), `headers` as pairs of
+name and value, `body`; `rest` is what is kept of a head that is not complete. An invalid case has `status`, and
+`after: n` if n complete requests come before the fault.
 """
 
 from __future__ import annotations
