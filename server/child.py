@@ -69,7 +69,7 @@ def main(spec: ChildSpec) -> int:
     """The child's whole life; returns its exit status: 0, or 3 and 4 when it could not boot."""
     began = time.monotonic()
     config = spec.config
-    setproctitle.setproctitle(f"serverd: worker {spec.index} g{spec.generation}")
+    setproctitle.setproctitle(f"{config.process.title or 'serverd'}: worker {spec.index} g{spec.generation}")
     if sys.stderr is not None:
         faulthandler.enable()
     # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
