@@ -1,7 +1,7 @@
 """One line for each answered request, cheap: workers format and append, the child's main thread writes.
 
-Promises: no request waits for the log's reader; lines of one worker keep their order; a line is written at most
-``FLUSH_AFTER`` seconds after its response. When the reader is so slow that ``MAX_WAITING`` lines of a worker wait, the
+Promises: no request waits for the log's reader; lines of one worker keep their order; a line is written at most 50 ms
+after its response. When the reader is so slow that ``MAX_WAITING`` lines of a worker wait, the
 oldest are dropped and counted in a line of their own. Refuses: header values (secrets travel there), and any byte that
 could end or forge a line.
 
@@ -18,27 +18,30 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-FLUSH_AFTER: Final = 0.05
 MAX_WAITING: Final = 100_000
+# Seconds that lines are gathered before they are written together; a person at a terminal sees them at once.
+_GATHER: Final = {"color": 0.0, "text": 0.05, "json": 0.05}
 
 # What may stand in a quoted field as it is: visible ASCII and space, but not the quote and the escape themselves.
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
-_DAYS: Final = ("%Y-%m-%dT%H:%M:%S", "%H:%M:%S")
 _PAINT: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
+_WIDTH: Final = 11  # of the process's name, as in the lines of config.logs
 
 
 class WorkerLog:
     """The lines of one worker that are not written yet. See the module for who may call what."""
 
-    __slots__ = ("_clock", "_form", "_notice", "_second", "dropped", "lines")
+    __slots__ = ("_beginning", "_form", "_line", "_notice", "_process", "_second", "dropped", "lines")
 
-    def __init__(self, form: str, notice: Callable[[], None]) -> None:
+    def __init__(self, form: str, process: str, notice: Callable[[], None]) -> None:
         self.lines: deque[str] = deque(maxlen=MAX_WAITING)
         self.dropped = 0
         self._form = form
+        self._line = _LINES[form]
+        self._process = process
         self._notice = notice
         self._second = 0
-        self._clock = ""
+        self._beginning = ""
 
     def add(
         self,
@@ -54,32 +57,17 @@ class WorkerLog:
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._clock = time.strftime(_DAYS[self._form == "color"], _zone(self._form)(now))
+            self._beginning = _BEGINNINGS[self._form](now, self._process)
         if target.translate(None, _PLAIN):
             target = _escape(target, self._form)
         client = peer[0] if peer else "unix"
         text = target.decode("ascii")
-        if self._form == "json":
-            line = (
-                f'{{"time":"{self._clock}Z","level":"info","logger":"serverd.access","client":"{client}",'
-                f'"method":"{method}","target":"{text}","version":"{version}","status":{status},"bytes":{size},'
-                f'"ms":{seconds * 1000:.3f}}}\n'
-            )
-        elif self._form == "color":
-            paint = _PAINT.get(status // 100, "")
-            line = (
-                f"{self._clock}  {client}  {method} {text}  {paint}{status}\x1b[0m  {size} B  "
-                f"{seconds * 1000:.1f} ms\n"
-            )
-        else:
-            line = (
-                f'{self._clock}Z access {client} "{method} {text} HTTP/{version}" {status} {size} '
-                f"{seconds * 1000:.3f}ms\n"
-            )
         lines = self.lines
         if len(lines) == MAX_WAITING:
             self.dropped += 1
-        lines.append(line)
+        lines.append(
+            self._beginning + self._line(client, method, text, version, status, size, seconds * 1000)
+        )
         if len(lines) == 1:
             self._notice()
 
@@ -87,8 +75,10 @@ class WorkerLog:
 class AccessLog:
     """The log of one child, written to ``fd`` as ``form`` ("color", "text" or "json")."""
 
-    def __init__(self, form: str, fd: int, notice: Callable[[], None]) -> None:
+    def __init__(self, form: str, process: str, fd: int, notice: Callable[[], None]) -> None:
+        self.gather = _GATHER[form]
         self._form = form
+        self._process = process
         self._fd = fd
         self._notice = notice
         self._workers: list[WorkerLog] = []
@@ -96,7 +86,7 @@ class AccessLog:
 
     def for_worker(self) -> WorkerLog:
         """A log for one more worker. Main thread, before the worker starts."""
-        log = WorkerLog(self._form, self._notice)
+        log = WorkerLog(self._form, self._process, self._notice)
         self._workers.append(log)
         return log
 
@@ -135,8 +125,42 @@ def _escape(target: bytes, form: str) -> bytes:
     return b"".join(bytes((byte,)) if byte in _PLAIN else escape % byte for byte in target)
 
 
-def _zone(form: str) -> Callable[[float], time.struct_time]:
-    return time.localtime if form == "color" else time.gmtime
+# For each form: how a line begins, the same for a whole second, and how it goes on.
+
+
+def _json_beginning(now: int, process: str) -> str:
+    clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    return f'{{"time":"{clock}","level":"info","process":"{process}","logger":"serverd.access",'
+
+
+def _text_beginning(now: int, process: str) -> str:
+    clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    return f"{clock}  access    {process:<{_WIDTH}}  "
+
+
+def _color_beginning(now: int, process: str) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    return f"\x1b[2m{clock}\x1b[0m  \x1b[36m{process:<{_WIDTH}}\x1b[0m  "
+
+
+def _json(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
+    return (
+        f'"client":"{client}","method":"{method}","target":"{target}","version":"{version}","status":{status},'
+        f'"bytes":{size},"ms":{ms:.3f}}}\n'
+    )
+
+
+def _text(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
+    return f'{client} "{method} {target} HTTP/{version}" {status} {size} {ms:.3f}ms\n'
+
+
+def _color(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
+    paint = _PAINT.get(status // 100, "")
+    return f"{paint}{status}\x1b[0m {method} {target}  \x1b[2m{size} B  {ms:.1f} ms  {client}\x1b[0m\n"
+
+
+_BEGINNINGS: Final = {"json": _json_beginning, "text": _text_beginning, "color": _color_beginning}
+_LINES: Final = {"json": _json, "text": _text, "color": _color}
 
 
 def _loss(lost: int, form: str) -> str:

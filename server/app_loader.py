@@ -29,6 +29,9 @@ Interface = Literal["asgi", "sync"]
 _GIL_WARNING = re.compile(r"\(GIL\) has been enabled to load module '([^']+)'")
 
 
+_OURS = frozenset({__file__, importlib.__file__})
+
+
 class AppLoadError(Exception):
     """The application cannot be loaded. The text is one line; ``traceback`` is the application's own, or empty."""
 
@@ -87,11 +90,11 @@ def _import(name: str, app_dir: str) -> Any:
                 f"app: no module named {exc.name!r} (looked in {app_dir} first): check app and app_dir, or install it"
             ) from exc
         raise AppLoadError(
-            f"app: {name} needs the module {exc.name!r}, which is not installed here", traceback.format_exc()
+            f"app: {name} needs the module {exc.name!r}, which is not installed here", _traceback(exc)
         ) from exc
     except BaseException as exc:
         raise AppLoadError(
-            f"app: importing {name} failed: {type(exc).__name__}: {_first_line(exc)}", traceback.format_exc()
+            f"app: importing {name} failed: {type(exc).__name__}: {_first_line(exc)}", _traceback(exc)
         ) from exc
 
 
@@ -113,7 +116,7 @@ def _build(factory: Any, name: str) -> Any:
     except BaseException as exc:
         raise AppLoadError(
             f"app: the factory {name} failed: {type(exc).__name__}: {_first_line(exc)}",
-            traceback.format_exc(),
+            _traceback(exc),
         ) from exc
 
 
@@ -161,6 +164,19 @@ def _replay(caught: list[warnings.WarningMessage]) -> str | None:
         else:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     return culprit
+
+
+def _traceback(exc: BaseException) -> str:
+    """The traceback as the application's author wants it: without our frames and the import machinery's."""
+    told = traceback.TracebackException.from_exception(exc)
+    told.stack = traceback.StackSummary.from_list(
+        [
+            frame
+            for frame in told.stack
+            if not frame.filename.startswith("<frozen ") and frame.filename not in _OURS
+        ]
+    )
+    return "".join(told.format())
 
 
 def _first_line(exc: BaseException) -> str:

@@ -30,7 +30,7 @@ import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import resolve_format
-from .access_log import FLUSH_AFTER, AccessLog, WorkerLog
+from .access_log import AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
 from .app_runner import describe, gil_enabled
 from .asgi.lifespan import Lifespan, LifespanFailed
@@ -110,7 +110,9 @@ class _Child:
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
-            self._log = AccessLog(form, sys.stdout.fileno(), self._queue.notice)
+            self._log = AccessLog(
+                form, f"worker {spec.index} g{spec.generation}", sys.stdout.fileno(), self._queue.notice
+            )
         self._refuser = Refuser(self._queue, self._new_log())
         self._workers: list[SyncWorker] = []
         self._threads: list[threading.Thread] = []
@@ -188,7 +190,7 @@ class _Child:
         now = time.monotonic()
         due = self._queue.tend(now, self._refuser.expired)
         if self._log is not None and self._log.waiting:
-            self._flush_at = min(self._flush_at, now + FLUSH_AFTER)
+            self._flush_at = min(self._flush_at, now + self._log.gather)
             due = min(due, self._flush_at)
         if deadline is not None:
             due = min(due, deadline)

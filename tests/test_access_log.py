@@ -14,7 +14,7 @@ from serverd.server.access_log import AccessLog
 
 def written(form: str, target: bytes, *, notices: list[int] | None = None) -> str:
     read, write = os.pipe()
-    log = AccessLog(form, write, lambda: (notices if notices is not None else []).append(1))
+    log = AccessLog(form, "worker 0 g1", write, lambda: (notices if notices is not None else []).append(1))
     worker = log.for_worker()
     worker.add(("127.0.0.1", 5000), "GET", target, "1.1", 200, 13, 0.0005)
     assert log.waiting
@@ -26,7 +26,8 @@ def written(form: str, target: bytes, *, notices: list[int] | None = None) -> st
 
 
 def test_text() -> None:
-    pattern = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ access 127\.0\.0\.1 "GET /a\?b=c HTTP/1\.1" 200 13 0\.500ms\n'
+    clock = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    pattern = clock + r'  access    worker 0 g1  127\.0\.0\.1 "GET /a\?b=c HTTP/1\.1" 200 13 0\.500ms\n'
     assert re.fullmatch(pattern, written("text", b"/a?b=c"))
 
 
@@ -35,6 +36,7 @@ def test_json() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line.pop("time"))
     assert line == {
         "level": "info",
+        "process": "worker 0 g1",
         "logger": "serverd.access",
         "client": "127.0.0.1",
         "method": "GET",
@@ -47,7 +49,7 @@ def test_json() -> None:
 
 
 def test_color() -> None:
-    assert "GET /a  \x1b[32m200\x1b[0m" in written("color", b"/a")
+    assert "\x1b[32m200\x1b[0m GET /a  " in written("color", b"/a")
 
 
 @pytest.mark.parametrize("form", ["text", "json", "color"])
@@ -59,6 +61,7 @@ def test_no_target_forges_a_line(form: str, target: bytes) -> None:
     assert line.count("\n") == 1
     assert all(char.isprintable() or char in "\n\x1b" for char in line)
     assert "\x1b[2J" not in line
+    assert "\x1b" not in line or form == "color"
     if form == "json":
         assert json.loads(line)["target"].encode("latin-1") == target
     elif form == "text":
@@ -67,7 +70,7 @@ def test_no_target_forges_a_line(form: str, target: bytes) -> None:
 
 def test_the_first_waiting_line_gives_notice_and_the_next_do_not() -> None:
     notices: list[int] = []
-    log = AccessLog("text", os.open(os.devnull, os.O_WRONLY), lambda: notices.append(1))
+    log = AccessLog("text", "worker 0 g1", os.open(os.devnull, os.O_WRONLY), lambda: notices.append(1))
     worker = log.for_worker()
     for _ in range(3):
         worker.add(None, "GET", b"/", "1.1", 200, 0, 0.0)
@@ -81,7 +84,7 @@ def test_the_first_waiting_line_gives_notice_and_the_next_do_not() -> None:
 def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log, "MAX_WAITING", 10)
     read, write = os.pipe()
-    log = AccessLog("json", write, lambda: None)
+    log = AccessLog("json", "worker 0 g1", write, lambda: None)
     worker = log.for_worker()
     for number in range(25):
         worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
@@ -96,7 +99,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
 def test_a_reader_that_is_gone_does_no_harm() -> None:
     read, write = os.pipe()
     os.close(read)
-    log = AccessLog("text", write, lambda: None)
+    log = AccessLog("text", "worker 0 g1", write, lambda: None)
     log.for_worker().add(None, "GET", b"/", "1.1", 200, 0, 0.0)
     log.flush()
     assert not log.waiting

@@ -108,6 +108,8 @@ def test_a_failed_import_brings_its_traceback(app_dir: Path) -> None:
         load(app_dir, "failing:app")
     assert "failing.py" in error.value.traceback
     assert "ZeroDivisionError" in error.value.traceback
+    assert "app_loader" not in error.value.traceback
+    assert "importlib" not in error.value.traceback
 
 
 def test_interface_sync_needs_handle_sync(app_dir: Path) -> None:
