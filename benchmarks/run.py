@@ -105,9 +105,12 @@ def measure(
                     server.port, server.pid, cores.load, options.connections, min(2, options.threads), seconds
                 )
             except (load.LoadError, OSError) as error:
-                result.problem = str(error)
+                result.problem = f"{error} ({server.fate()})"
+                print(f"\n{result.name}: {result.problem}", file=sys.stderr)
                 del running[index]
                 continue
+            if run.errors:
+                print(f"\n{result.name}: {run.errors} errors ({server.fate()})", file=sys.stderr)
             if number:
                 result.runs.append(run)
                 result.memory = machine.memory_bytes(server.pid)

@@ -108,8 +108,14 @@ class Running:
                 return
             except OSError:
                 time.sleep(0.05)
+        raise ServerError(f"does not start: {self.fate()}")
+
+    def fate(self) -> str:
+        """Whether it runs, and the last that it wrote; for when it answers no more."""
+        status = self._process.poll()
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        raise ServerError(f"does not start: {lines[-1][:200] if lines else 'it says nothing'}")
+        state = "running" if status is None else f"ended with {status}"
+        return f"{state}; its last line: {lines[-1][:300]}" if lines else f"{state}; it says nothing"
 
     def __enter__(self) -> Self:
         return self
