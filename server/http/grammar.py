@@ -68,9 +68,13 @@ def valid_host(value: bytes) -> bool:
     rest = value.translate(None, HOST)
     if not rest:
         return value != b""
-    if rest == b":" and value.rstrip(DIGIT).endswith(b":"):
-        host_size = value.find(b":")
-        return host_size > 0 and (len(value) - host_size <= 5 or _valid_port(value[host_size + 1 :]))
+    if (
+        rest == b":"
+    ):  # just one, so that what stands before the digits at the end is "host:", or it is not valid
+        stem = value.rstrip(DIGIT)
+        digits = len(value) - len(stem)
+        if stem.endswith(b":") and digits < 5:
+            return len(stem) > 1
     return _valid_rare_host(value)
 
 

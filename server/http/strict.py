@@ -43,7 +43,7 @@ _METHODS: Final[dict[bytes, str]] = {
 }
 
 
-def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None | NotTaken:
+def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None | NotTaken:  # noqa: C901 - one pass
     """The head at the beginning of ``buffer``; None if it is not complete; NOT_TAKEN if it needs a closer look."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
@@ -69,11 +69,34 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None | No
     path, _, query = target.partition(b"?")
     if target.translate(None, URI) and bad_target(path, query):
         return NOT_TAKEN
-    del lines[0]
     headers: Headers = []
     special: Headers = []
-    host = _fields(lines, headers, special)
-    if host is None or (modern and not host):
+    host = b""
+    # Locals: a shared global is read once instead of for each field, and calling a method of an imported name is slow,
+    # because the compiler takes that for a function of a module.
+    plain, names = PLAIN, SPECIAL
+    del lines[0]
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        # Of all white space only SP and HTAB can be there: the control bytes are checked.
+        value = value.strip()
+        lower = plain.get(name)
+        if lower is None:
+            lower = names.get(name)
+            if lower is None:
+                if not is_token(name):
+                    return NOT_TAKEN
+                lower = name.lower()
+            if lower == b"host":
+                if host or not valid_host(value):
+                    return NOT_TAKEN
+                host = value
+            elif lower in names:
+                special.append((lower, value))
+        if not colon:
+            return NOT_TAKEN
+        headers.append((lower, value))
+    if modern and not host:
         return NOT_TAKEN
     version = "1.1" if modern else "1.0"
     request = RequestReceived(
@@ -89,38 +112,6 @@ def _method(verb: bytes) -> str:
     if verb == b"CONNECT" or len(verb) > MAX_METHOD or not is_token(verb):
         return ""
     return verb.decode("ascii")
-
-
-def _fields(lines: list[bytes], headers: Headers, special: Headers) -> bytes | None:
-    """Split the field lines into ``headers``, note in ``special`` those with a meaning; the Host, b"" if there is none.
-
-    None: not taken.
-    """
-    host = b""
-    # Locals: a shared global is read once instead of for each field, and calling a method of an imported name is slow,
-    # because the compiler takes that for a function of a module.
-    plain, names = PLAIN, SPECIAL
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        # Of all white space only SP and HTAB can be there: the control bytes are checked.
-        value = value.strip()
-        lower = plain.get(name)
-        if lower is None:
-            lower = names.get(name)
-            if lower is None:
-                if not is_token(name):
-                    return None
-                lower = name.lower()
-            if lower == b"host":
-                if host or not valid_host(value):
-                    return None
-                host = value
-            elif lower in names:
-                special.append((lower, value))
-        if not colon:
-            return None
-        headers.append((lower, value))
-    return host
 
 
 def _meaning(request: RequestReceived, special: Headers) -> bool:  # noqa: C901 - one branch for each field
