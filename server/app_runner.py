@@ -86,7 +86,7 @@ class AppRunner:
         """The call is over: see that its response is."""
         if exc is None:
             if not cycle.done:
-                begun = cycle.framer is not None
+                begun = cycle.status != 0
                 _report(
                     cycle,
                     "returned before its response was complete" if begun else "returned without a response",

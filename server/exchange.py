@@ -22,6 +22,7 @@ from .farewell import dismiss
 from .http.events import RequestReceived
 from .http.response import ResponseFramer
 from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
+from .memo import ResponseMemo
 from .worker_loop import WorkerLoop
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -38,12 +39,10 @@ class Host(Protocol):
     log: WorkerLog | None
     record: Callable[[LifecycleEvent], None] | None
     draining: bool
+    heads: ResponseMemo
 
     def decode(self, conn: Connection, data: bytes) -> bytes:
         """More body bytes of ``conn``; see ``RequestReader.decode``."""
-
-    def _cached_date_header(self) -> bytes | None:
-        """The value of the Date field."""
 
 
 class ClientGone(OSError):
@@ -57,6 +56,7 @@ class Exchange:
     __slots__ = (
         "body",
         "body_bytes",
+        "complete",
         "conn",
         "done",
         "framer",
@@ -73,10 +73,11 @@ class Exchange:
         self.conn = conn
         self.request = request
         self.body: bytes | None = body
-        self.framer: ResponseFramer | None = None  # made with the first bytes of the response
-        self.status = 0
+        self.framer: ResponseFramer | None = None  # of a response that comes in pieces
+        self.status = 0  # of the response, once its head is sent
         self.body_bytes = 0
-        self.done = False
+        self.done = False  # the connection is not ours any more
+        self.complete = False  # because the response is, and not because it was cut
         self.owns = False  # done, and the connection is still ours because its next request is already here
         self.watching = False  # something of this loop hangs on the connection: released() takes it back
         self.since = monotonic()
@@ -99,9 +100,27 @@ class Exchange:
         conn = self.conn
         # A body that is not all here would have to be read before the next request: rather no next request.
         keep_alive = request.keep_alive and not worker.draining and conn.request is None
-        framer = ResponseFramer(request.method, request.version, keep_alive)
-        data = framer.start(status, headers, worker._cached_date_header(), body, more)
-        self.framer = framer
+        heads = worker.heads
+        date = heads.tick()
+        key: object = None
+        known = None
+        if not more and type(headers) is list:
+            key = (status, request.method, request.version, keep_alive, len(body), *headers)
+            try:
+                known = heads.get(key)
+            except TypeError:  # a header of lists or bytearrays: allowed, and not to be remembered
+                key = None
+        if known is not None:
+            head, keep_alive = known
+            data = head + body
+        else:
+            framer = ResponseFramer(request.method, request.version, keep_alive)
+            data = framer.start(status, headers, date, body, more)
+            keep_alive = framer.keep_alive
+            if more:
+                self.framer = framer
+            elif key is not None:
+                heads.keep(key, data, body, keep_alive)
         self.status = status
         self.body_bytes = len(body)
         try:
@@ -110,7 +129,7 @@ class Exchange:
             self.cut()
             raise ClientGone(*exc.args) from exc
         if not more:
-            self._completed(framer.keep_alive)
+            self._completed(keep_alive)
 
     def go_on(self, body: bytes, more: bool) -> None:
         """Send one more piece of the body. Raises ResponseError, ClientGone."""
@@ -132,7 +151,7 @@ class Exchange:
         """Answer with an error if nothing was sent yet, else cut the connection so that nothing looks complete."""
         if self.done:
             return
-        if self.framer is not None:
+        if self.status:
             self.cut()
             return
         text = f"{message}\n".encode()
@@ -157,7 +176,7 @@ class Exchange:
 
     def _completed(self, keep_alive: bool) -> None:
         """The last byte is out or buffered: log it, and let go of the connection."""
-        self.done = True
+        self.done = self.complete = True
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn

@@ -16,6 +16,7 @@ from .connection import Connection, Phase
 from .http import parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
+from .memo import Complete, RequestMemo
 
 # One receive takes this much: larger than nearly every request, small enough that the allocation is cheap.
 RECEIVE: Final = 16 * 1024
@@ -24,19 +25,18 @@ RECEIVE_BODY: Final = 256 * 1024
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Complete = tuple[RequestReceived, bytes]
-
 
 class RequestReader:
     """See the module. ``force_general`` sends every head through h11, for the conformance tests."""
 
-    __slots__ = ("_body", "_buffered", "_force_general", "_limits")
+    __slots__ = ("_body", "_buffered", "_force_general", "_known", "_limits")
 
     def __init__(self, limits: LimitsConfig, *, force_general: bool = False) -> None:
         self._limits = HeadLimits(limits.line, limits.head, limits.headers)
         self._body = limits.body
         self._buffered = limits.buffered_body
         self._force_general = force_general
+        self._known = RequestMemo()
 
     def read(self, conn: Connection) -> Complete | None:
         """The next request, or None: then ``conn.phase`` says what the connection waits for, and ``conn.deadline`` is 0
@@ -55,6 +55,10 @@ class RequestReader:
             if not data:
                 raise EOFError
             inbox = inbox + data if inbox else data
+        known = self._known.get(inbox)
+        if known is not None:
+            conn.inbox = b""
+            return known
         request = parse_request(inbox, self._limits, force_general=self._force_general)
         if request is None:
             conn.inbox = inbox
@@ -64,8 +68,11 @@ class RequestReader:
             return None
         size = request.head_size
         if not request.content_length and not request.chunked:
-            conn.inbox = inbox[size:]
-            return request, b""
+            conn.inbox = rest = inbox[size:]
+            complete = (request, b"")
+            if not rest:
+                self._known.keep(inbox, complete)
+            return complete
         return self._begin_body(conn, request, inbox[size:])
 
     def _begin_body(self, conn: Connection, request: RequestReceived, rest: bytes) -> Complete | None:

@@ -22,7 +22,6 @@ import socket
 import ssl
 import threading
 import time
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import ServerConfig
@@ -36,6 +35,7 @@ from .exchange import Exchange
 from .farewell import Refuser, dismiss
 from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleCollector, recorder
+from .memo import ResponseMemo
 from .reader import RequestReader
 from .sync_app import SyncApp
 from .worker_loop import WorkerLoop
@@ -129,8 +129,7 @@ class SyncWorker:
         self._pending = self._runner.pending
         self._poll_interval: float | None = None
         self._on_loop = False
-        self._second = 0
-        self._date = b""
+        self.heads = ResponseMemo()
         self.loop: WorkerLoop
 
     # -- for the child's main thread ---------------------------------------------------------------------------------
@@ -319,8 +318,4 @@ class SyncWorker:
 
     def _cached_date_header(self) -> bytes | None:
         """The value of Date (RFC 9110 6.6.1), made at most once a second."""
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            self._date = formatdate(now, usegmt=True).encode("ascii")
-        return self._date
+        return self.heads.tick()

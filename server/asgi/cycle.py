@@ -151,7 +151,7 @@ class Cycle(Exchange):
             if more and self.conn.out is not None:
                 await self._held_back()
         elif kind == "http.response.start":
-            if self._head is not None or self.framer is not None:
+            if self._head is not None or self.status:
                 raise RuntimeError("http.response.start was sent twice")
             self._head = (message["status"], message.get("headers", ()))
         else:
@@ -165,8 +165,7 @@ class Cycle(Exchange):
             raise
 
     def _refuse_late(self, message: Message) -> None:
-        framer = self.framer
-        if framer is not None and framer.complete:
+        if self.complete:
             raise RuntimeError(f"{message['type']} was sent after the response was complete")
         raise ClientGone(0, "the client has disconnected")
 

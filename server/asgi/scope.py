@@ -46,7 +46,7 @@ class ScopeBuilder:
             "raw_path": raw_path,
             "query_string": request.query,
             "root_path": self._root_path,
-            "headers": request.headers,
+            "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
             "client": conn.peer,
             "server": conn.local,
             "extensions": {},
