@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..config import TimeoutsConfig
-from .connection import INTEREST, NAMES, Address, Connection, Phase, Server
+from .connection import INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
 from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
 
 logger = logging.getLogger("serverd.worker")
@@ -126,8 +126,7 @@ class ConnectionQueue:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         phase = conn.phase
         if not keep_deadline:
-            conn.parked = now = time.monotonic()
-            conn.deadline = now + self._seconds[phase]
+            conn.numbers[SINCE] = time.monotonic()
         fd = conn.fd
         arm = self._epoll.modify if conn.registered else self._epoll.register
         conn.registered = True
@@ -150,7 +149,7 @@ class ConnectionQueue:
         conn.close()
         if self._record is not None:
             now = time.monotonic()
-            self._record(ConnectionCompleted(conn.id, now, conn.requests, now - conn.opened))
+            self._record(ConnectionCompleted(conn.id, now, int(conn.numbers[REQUESTS]), now - conn.opened))
         if self._paused or not self._accepting:
             self.notice()
 
@@ -187,7 +186,6 @@ class ConnectionQueue:
         else:
             local = sock.getsockname()[:2]
         conn = Connection(number, sock.family, sock.detach(), _inet(address), local, now)
-        conn.deadline = now + self._seconds[Phase.HEAD]
         self._table[conn.fd] = conn
         if self._record is not None:
             self._record(ConnectionOpened(conn.id, now, conn.peer))
@@ -260,15 +258,19 @@ class ConnectionQueue:
                 self._paused.pop(fd, None)
                 self._arm(fd)
         for conn in self.connections():
-            deadline = conn.deadline
+            deadline = self._deadline(conn)
             if deadline > now:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
-                if conn.deadline <= now and conn.phase != Phase.RUNNING:
+                if self._deadline(conn) <= now:
                     expired(conn)
                 else:
                     self.park(conn, keep_deadline=True)
         return again
+
+    def _deadline(self, conn: Connection) -> float:
+        """When its phase has lasted too long; never for the phases that have no timeout."""
+        return conn.numbers[SINCE] + self._seconds[conn.phase]
 
     def close_idle(self) -> None:
         """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""
@@ -323,7 +325,7 @@ def _inet(address: object) -> Address | None:
 
 
 def _is_idle(conn: Connection, since: float) -> bool:
-    return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.parked <= since
+    return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.numbers[SINCE] <= since
 
 
 def _has_data(conn: Connection) -> bool:

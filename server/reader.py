@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..config import LimitsConfig
-from .connection import Connection, Phase
+from .connection import SINCE, Connection, Phase
 from .http import parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
@@ -39,7 +39,7 @@ class RequestReader:
         self._known = RequestMemo()
 
     def read(self, conn: Connection) -> Complete | None:
-        """The next request, or None: then ``conn.phase`` says what the connection waits for, and ``conn.deadline`` is 0
+        """The next request, or None: then ``conn.phase`` says what the connection waits for, and its SINCE is 0
         when that wait has just begun.
 
         Raises ProtocolError (answer it and close), EOFError (the client closed its side), OSError (it is gone).
@@ -64,7 +64,7 @@ class RequestReader:
             conn.inbox = inbox
             if conn.phase != Phase.HEAD:
                 conn.move(Phase.HEAD)
-                conn.deadline = 0.0
+                conn.numbers[SINCE] = 0.0
             return None
         size = request.head_size
         if not request.content_length and not request.chunked:
@@ -88,7 +88,7 @@ class RequestReader:
         conn.body_size = 0
         conn.inbox = b""
         conn.move(Phase.BODY)
-        conn.deadline = 0.0
+        conn.numbers[SINCE] = 0.0
         if rest:
             self._keep(conn, rest)
         elif request.expect_continue:

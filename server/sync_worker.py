@@ -30,7 +30,7 @@ from .app_runner import AppRunner
 from .asgi.cycle import PROGRESS
 from .asgi.run_sync import InlineCalls
 from .conn_queue import ConnectionQueue
-from .connection import Address, Connection, Phase
+from .connection import REQUESTS, SINCE, Address, Connection, Phase
 from .exchange import Exchange
 from .farewell import Refuser, dismiss
 from .http.events import ProtocolError, RequestReceived
@@ -263,12 +263,12 @@ class SyncWorker:
                 self._send_error(conn, exc.status, exc.message)
                 return False
             if request is None:
-                self.queue.park(conn, keep_deadline=conn.deadline > 0)
+                self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
                 return False
             if request.upgrade:
                 _tell_about_websocket(request)
             conn.move(Phase.RUNNING)
-            conn.requests += 1
+            conn.numbers[REQUESTS] += 1
             self.requests += 1
             exchange = self._runner.start(conn, request, body)
             if not exchange.owns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 
 import pytest
 
@@ -82,18 +83,49 @@ def test_the_first_waiting_line_gives_notice_and_the_next_do_not() -> None:
 
 
 def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_log, "MAX_WAITING", 10)
+    monkeypatch.setattr(access_log, "MOST_BLOCKS", 2)
+    monkeypatch.setattr(access_log, "BLOCK", 5)
     read, write = os.pipe()
     log = AccessLog("json", "worker 0 g1", write, lambda: None)
     worker = log.for_worker()
-    for number in range(25):
+    for number in range(27):
         worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+    log.flush()
+    worker.add(None, "GET", b"/later", "1.1", 200, 0, 0.0)
     log.flush()
     os.close(write)
     with os.fdopen(read) as file:
         lines = [json.loads(line) for line in file]
-    assert [line["target"] for line in lines[:-1]] == [f"/{number}" for number in range(15, 25)]
-    assert lines[-1]["message"].startswith("15 access log lines were dropped")
+    assert [line.get("target") for line in lines] == [*(f"/{number}" for number in range(10)), None, "/later"]
+    assert lines[10]["message"].startswith("17 access log lines were dropped")
+
+
+def test_many_threads_lose_no_line() -> None:
+    read, write = os.pipe()
+    log = AccessLog("text", "worker 0 g1", write, lambda: None)
+    workers = [log.for_worker() for _ in range(4)]
+    seen: list[bytes] = []
+
+    def drain() -> None:
+        with os.fdopen(read, "rb") as file:
+            seen.extend(file)
+
+    def work(number: int) -> None:
+        for turn in range(3000):
+            workers[number].add(None, "GET", b"/%d-%d" % (number, turn), "1.1", 200, 0, 0.0)
+
+    reader = threading.Thread(target=drain)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in (reader, *threads):
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        log.flush()
+    log.flush()
+    os.close(write)
+    reader.join(10)
+    for number in range(4):
+        mine = [line.split(b'"')[1].split()[1] for line in seen if b"/%d-" % number in line]
+        assert mine == [b"/%d-%d" % (number, turn) for turn in range(3000)]
 
 
 def test_a_reader_that_is_gone_does_no_harm() -> None:
