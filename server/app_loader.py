@@ -73,7 +73,7 @@ def load_app(config: ServerConfig) -> LoadedApp:
     if interface == "sync":
         if sync_app is None:
             raise AppLoadError(f"app: {config.app} has no handle_sync method: set interface: asgi, or auto")
-        return LoadedApp(config.app, "sync", app if callable(app) else _no_asgi, sync_app, culprit)
+        return LoadedApp(config.app, "sync", app if callable(app) else no_asgi, sync_app, culprit)
     if not callable(app):
         raise AppLoadError(
             f"app: {config.app} is a {type(app).__name__}, not a callable: name the application object"
@@ -147,7 +147,7 @@ def _detect(app: Any, name: str) -> Literal["asgi", "wsgi", "sync"]:
     return "asgi"
 
 
-async def _no_asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def no_asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Stands in for the ASGI side that a pure SyncApp does not have."""
     if scope["type"] == "lifespan":
         raise RuntimeError("no lifespan")

@@ -10,13 +10,14 @@ Belongs to its worker's thread; ``pending`` may be read from others (see ``SyncW
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from .app_loader import ASGIApp
+from .app_loader import ASGIApp, no_asgi
 from .asgi.cycle import Cycle
 from .asgi.scope import ScopeBuilder
 from .connection import Connection
@@ -39,7 +40,7 @@ class AppRunner:
         worker: Host,
         app: ASGIApp,
         sync_app: SyncApp | None,
-        ended: Callable[[Exchange], None],
+        ended: Callable[[], None],
         root_path: str = "",
     ) -> None:
         self._worker = worker
@@ -51,9 +52,15 @@ class AppRunner:
         self.current: Exchange | None = None
 
     def may_block(self) -> bool:
-        """Whether the running request may block the thread: no *other* request waits in its loop."""
+        """Whether the running request may block the thread: nothing else waits in its loop that it would hold up, or
+        wait for, and its response has not begun."""
+        if self._worker.loop.left_behind:
+            return False
         pending = self.pending
-        return not pending or (len(pending) == 1 and asyncio.current_task() in pending)
+        if not pending:
+            return self.current is None or not self.current.status
+        cycle = pending.get(asyncio.current_task()) if len(pending) == 1 else None  # type: ignore[arg-type]
+        return cycle is not None and not cycle.status
 
     def start(self, conn: Connection, request: RequestReceived, body: bytes) -> Cycle:
         """Run the application as far as it goes without waiting. The exchange's task is in ``pending`` if it waits."""
@@ -69,6 +76,7 @@ class AppRunner:
             if task.done():
                 self._finish(cycle, None if task.cancelled() else task.exception())
             else:
+                cycle.waited = True
                 self.pending[task] = cycle
                 task.add_done_callback(self._task_done)
         except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
@@ -80,11 +88,16 @@ class AppRunner:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         cycle = self.pending.pop(task)
         self._finish(cycle, asyncio.CancelledError() if task.cancelled() else task.exception())
-        self._ended(cycle)
+        self._ended()
 
     def _finish(self, cycle: Cycle, exc: BaseException | None) -> None:
         """The call is over: see that its response is."""
-        if exc is None:
+        if (cycle.gone or (cycle.done and not cycle.complete)) and (
+            exc is None or _is_about(exc, ClientGone)
+        ):
+            # The client left, or was cut off, and that was said where it happened: no fault of the application's.
+            cycle.cut()
+        elif exc is None:
             if not cycle.done:
                 begun = cycle.status != 0
                 _report(
@@ -92,7 +105,7 @@ class AppRunner:
                     "returned before its response was complete" if begun else "returned without a response",
                 )
                 cycle.fail(500, "Internal Server Error")
-        elif not isinstance(exc, ClientGone):
+        else:
             _report(cycle, "raised an exception", exc)
             cycle.fail(500, "Internal Server Error")
 
@@ -100,7 +113,10 @@ class AppRunner:
         """Let ``handle_sync`` have the request. False when it leaves it to ASGI, or the body is not all here."""
         assert self._sync_app is not None
         if cycle.conn.request is not None:
-            return False
+            if self._app is not no_asgi:
+                return False
+            cycle.fail(413, "the body is larger than limits.buffered_body, which handle_sync takes whole")
+            return True
         request = cycle.request
         raw = RawRequest(
             request.method.encode("ascii"),
@@ -112,7 +128,7 @@ class AppRunner:
             cycle.conn.local,
             request.version,
         )
-        response = self._sync_app.handle_sync(raw)
+        response = contextvars.copy_context().run(self._sync_app.handle_sync, raw)
         if response is None:
             return False
         try:
@@ -120,6 +136,17 @@ class AppRunner:
         except ClientGone:
             pass
         return True
+
+
+def _is_about(exc: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether ``exc`` is of this kind, or came of one: Starlette turns an OSError of ``send`` into one of its own."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_is_about(part, kind) for part in exc.exceptions)
+    for _ in range(20):  # a chain of exceptions may be a ring
+        if exc is None or isinstance(exc, kind):
+            break
+        exc = exc.__cause__ or exc.__context__
+    return isinstance(exc, kind)
 
 
 def _report(cycle: Cycle, what: str, exc: BaseException | None = None) -> None:

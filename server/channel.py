@@ -48,7 +48,8 @@ class BootFailed:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Up: nothing is left to do. ``requests`` were answered in this child's life; ``cut`` names those given up."""
+    """Up: nothing is left to do. ``requests`` were answered in this child's life; ``cut`` names those given up, in at
+    most 101 lines of 200 characters."""
 
     requests: int
     cut: list[str]
@@ -147,6 +148,7 @@ def _shorten(value: object) -> object:
     if isinstance(value, str) and len(value) > _MAX_TEXT:
         half = _MAX_TEXT // 2
         return f"{value[:half]}\n … {len(value) - _MAX_TEXT} characters left out …\n{value[-half:]}"
-    if isinstance(value, list) and len(value) > 100:
-        return [_shorten(item) for item in value[:100]] + [f"and {len(value) - 100} more"]
+    if isinstance(value, list):
+        more = [f"and {len(value) - 100} more"] if len(value) > 100 else []
+        return [str(item)[:200] for item in value[:100]] + more
     return value

@@ -48,7 +48,7 @@ _NEXT: Final = frozenset(
     }
 )
 # epoll_ctl on a descriptor that was closed, or closed and used again, by the connection's next owner.
-_STALE: Final = frozenset({errno.ENOENT, errno.EBADF, errno.EEXIST})
+_STALE: Final = frozenset({errno.ENOENT, errno.EBADF})
 # How long a listener rests when the machine is out of descriptors or memory. A peer without a pause made 20,000 failing
 # calls in 5 s; half of a typical client's connect retry is too short to be noticed.
 _PAUSE: Final = 0.1
@@ -135,6 +135,10 @@ class ConnectionQueue:
         # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
         try:
             arm(fd, INTEREST[phase])
+        except (
+            FileExistsError
+        ):  # the last owner of this number came late with its registration: it is ours now
+            self._epoll.modify(fd, INTEREST[phase])
         except OSError as exc:
             if exc.errno not in _STALE:
                 self._unparkable(conn, exc)
@@ -262,10 +266,12 @@ class ConnectionQueue:
             if deadline > now:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
-                if self._deadline(conn) <= now:
-                    expired(conn)
-                else:
+                if self._deadline(conn) > now:
                     self.park(conn, keep_deadline=True)
+                elif conn.phase != Phase.LINGERING and _is_ready(conn):
+                    self.park(conn)  # it has done its part, no thread had the time to see it: it waits anew
+                else:
+                    expired(conn)
         return again
 
     def _deadline(self, conn: Connection) -> float:
@@ -326,6 +332,13 @@ def _inet(address: object) -> Address | None:
 
 def _is_idle(conn: Connection, since: float) -> bool:
     return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.numbers[SINCE] <= since
+
+
+def _is_ready(conn: Connection) -> bool:
+    """Whether what the connection waits for is there."""
+    poll = select.poll()
+    poll.register(conn.fd, select.POLLOUT if conn.phase == Phase.WRITING else select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _has_data(conn: Connection) -> bool:

@@ -20,7 +20,7 @@ from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .farewell import dismiss
 from .http.events import RequestReceived
-from .http.response import ResponseFramer
+from .http.response import ResponseError, ResponseFramer
 from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
 from .memo import ResponseMemo
 from .worker_loop import WorkerLoop
@@ -40,6 +40,9 @@ class Host(Protocol):
     record: Callable[[LifecycleEvent], None] | None
     draining: bool
     heads: ResponseMemo
+
+    def go_on(self, conn: Connection) -> None:
+        """Serve the next request of a connection that the worker owns."""
 
     def decode(self, conn: Connection, data: bytes) -> bytes:
         """More body bytes of ``conn``; see ``RequestReader.decode``."""
@@ -64,6 +67,7 @@ class Exchange:
         "request",
         "since",
         "status",
+        "waited",
         "watching",
         "worker",
     )
@@ -78,7 +82,10 @@ class Exchange:
         self.body_bytes = 0
         self.done = False  # the connection is not ours any more
         self.complete = False  # because the response is, and not because it was cut
-        self.owns = False  # done, and the connection is still ours because its next request is already here
+        self.owns = (
+            False  # done in the first step, and the connection is ours, as its next request is already here
+        )
+        self.waited = False  # the application's coroutine had to wait
         self.watching = False  # something of this loop hangs on the connection: released() takes it back
         self.since = monotonic()
         if worker.record is not None:
@@ -98,6 +105,8 @@ class Exchange:
         worker = self.worker
         request = self.request
         conn = self.conn
+        if type(body) is not bytes:
+            body = _as_bytes(body)
         # A body that is not all here would have to be read before the next request: rather no next request.
         keep_alive = request.keep_alive and not worker.draining and conn.request is None
         heads = worker.heads
@@ -136,6 +145,8 @@ class Exchange:
         framer = self.framer
         if framer is None:
             raise RuntimeError("the response has not begun")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
         data = framer.body(body, more)
         self.body_bytes += len(body)
         try:
@@ -199,7 +210,20 @@ class Exchange:
                     conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since
                 )
             )
-        self.owns = dismiss(worker.queue, conn, keep_alive)
+        if dismiss(worker.queue, conn, keep_alive):
+            # Its next request is already here. In the first step the worker's loop over the connection takes it next;
+            # later there is no such loop any more, and the application may go on for long.
+            if self.waited:
+                worker.loop.call_soon(worker.go_on, conn)
+            else:
+                self.owns = True
 
     def released(self) -> None:
         """Called once, if ``watching``, before the connection is let go of: take back what was hung onto it."""
+
+
+def _as_bytes(body: object) -> bytes:
+    """What is bytes-like, as bytes: the length of a memoryview is not that of its bytes. Raises ResponseError."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise ResponseError(f"the response body is {type(body).__name__}, it must be bytes")

@@ -129,6 +129,9 @@ class SyncWorker:
         self._pending = self._runner.pending
         self._poll_interval: float | None = None
         self._on_loop = False
+        self._over = False
+        self._tick: asyncio.TimerHandle | None = None
+        self.started = threading.Event()  # set when the thread serves, or has failed to begin
         self.heads = ResponseMemo()
         self.loop: WorkerLoop
 
@@ -143,8 +146,12 @@ class SyncWorker:
         self.draining = True
 
     def is_idle(self) -> bool:
-        """True if no request is being handled now."""
-        return self._runner.current is None and not self._pending
+        """True if no request is being handled now, and none has left a task behind that still runs."""
+        return self._runner.current is None and not self._pending and not self.left_behind()
+
+    def left_behind(self) -> int:
+        """How many tasks of the application, beside its requests, still run here. Any thread; 0 before ``run``."""
+        return self.loop.left_behind if self.started.is_set() else 0
 
     def in_flight(self) -> list[Exchange]:
         """The exchanges of this moment. Any thread; they may end while the caller looks at them."""
@@ -155,7 +162,10 @@ class SyncWorker:
     # -- the thread's life -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until shutdown: blocks. The calling thread becomes the worker's thread."""
+        """Serve until shutdown: blocks. The calling thread becomes the worker's thread.
+
+        Raises OSError when there are no descriptors left for its event loop.
+        """
         with asyncio.Runner(loop_factory=WorkerLoop) as runner:
             if self._shared:
                 self._run_from_queue(POLL_INTERVAL if self._shutdown is not None else 0, runner)
@@ -170,16 +180,19 @@ class SyncWorker:
         self.loop = loop
         self._poll_interval = poll_interval or None
         calls = InlineCalls(self._runner.may_block)
-        loop.on_idle = self._settle
+        loop.on_idle = self._ended
         loop.inline = calls.run_in_executor
-        loop.call_soon(self._turn, runner)
+        loop.call_soon(self._turn_safely, runner)
+        self.started.set()
         with calls.installed():
             while not self._finished():
                 try:
                     loop.run_forever()
                 except SystemExit, KeyboardInterrupt:
                     # asyncio passes these on after it gave them to their task: that request is answered, we go on.
-                    loop.call_soon(self._turn, runner)
+                    loop.call_soon(self._turn_safely, runner)
+        self._over = True  # the runner now runs the loop once more, to cancel what is left
+        loop.remove_reader(self.queue.fileno())
 
     def _run_accept_loop(self, poll_interval: float, runner: asyncio.Runner) -> None:
         """The simple form: one worker with a listening socket of its own, and a queue of its own behind it."""
@@ -192,9 +205,24 @@ class SyncWorker:
         asked = self.queue.closed or (self._shutdown is not None and self._shutdown.is_set())
         return asked and not self._pending
 
+    def _turn_safely(self, runner: asyncio.Runner | None) -> None:
+        """A mistake of ours ends a turn, but never the thread."""
+        try:
+            if not self._over:
+                self._turn(runner)
+        except Exception:
+            logger.exception("worker %d: internal error; it goes on", self.worker_id)
+            self.loop.call_later(POLL_INTERVAL, self._turn_safely, runner)
+
     def _turn(self, runner: asyncio.Runner | None) -> None:
         """Block in the queue and serve, as long as nothing else waits in this thread's loop."""
         loop = self.loop
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self._finished():
+            loop.stop()
+            return
         get = self.queue.get
         handle = self._handle_connection
         interval = self._poll_interval
@@ -208,10 +236,17 @@ class SyncWorker:
             elif self._finished():
                 loop.stop()
                 return
-            elif not self._shared:
-                self.queue.tend(time.monotonic(), self._refuser.expired)
+            else:
+                self._keep_house()
         self._on_loop = True
         loop.add_reader(self.queue.fileno(), self._on_ready, runner)
+        if interval is not None:
+            self._tick = loop.call_later(interval, self._settle)
+
+    def _keep_house(self) -> None:
+        """What the child's main thread does for a shared queue."""
+        if not self._shared:
+            self.queue.tend(time.monotonic(), self._refuser.expired)
 
     def _on_ready(self, runner: asyncio.Runner | None) -> None:
         """The queue has something while requests wait in this loop: serve it between their steps."""
@@ -220,14 +255,23 @@ class SyncWorker:
             self._handle_connection(conn, conn.peer, runner)
         elif self.queue.closed:
             self.loop.remove_reader(self.queue.fileno())  # its wake-up stays readable for good
+            self._on_loop = False
+            if self._finished():
+                self.loop.stop()
+            return
         self._settle()
 
     def _settle(self) -> None:
-        """Go back to blocking in the queue when nothing waits in the loop any more."""
-        if self._on_loop and not self._pending:
+        """Go back to blocking in the queue when no request waits in the loop any more."""
+        if self._over:
+            return
+        if self._finished():
+            self.loop.stop()
+        elif self._on_loop and (not self._pending or self._poll_interval is not None):
+            self._keep_house()
             self._on_loop = False
             self.loop.remove_reader(self.queue.fileno())
-            self.loop.call_soon(self._turn, None)
+            self.loop.call_soon(self._turn_safely, None)
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
@@ -273,6 +317,7 @@ class SyncWorker:
             exchange = self._runner.start(conn, request, body)
             if not exchange.owns:
                 return not exchange.done
+            exchange.owns = False
 
     def _recv_request_fast(self, conn: Connection) -> tuple[RequestReceived | None, bytes]:
         """The next complete request and its body, or (None, b"") when the connection has to wait for more.
@@ -285,13 +330,15 @@ class SyncWorker:
         """For a body that the application reads as it comes. Raises ProtocolError."""
         return self._reader.decode(conn, data)
 
-    def _ended(self, exchange: Exchange) -> None:
-        """An exchange that had to wait in the loop is over."""
-        if exchange.owns:
-            self._handle_connection(exchange.conn, exchange.conn.peer, None)
+    def _ended(self) -> None:
+        """A call of the application that had to wait in the loop, or the last task it left there, is over."""
         if self.draining:
             self.queue.notice()
         self._settle()
+
+    def go_on(self, conn: Connection) -> None:
+        """Serve the next request of a connection that this worker owns. In the loop."""
+        self._handle_connection(conn, conn.peer, None)
 
     def _write_on(self, conn: Connection) -> bool:
         """Send more of a finished response. True when it is all sent and the next request is already here."""

@@ -13,6 +13,7 @@ blocked in the queue runs when the next connection wakes this worker.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,7 +23,8 @@ class WorkerLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._left_behind = 0
+        self.left_behind = 0  # tasks of the application, other than its requests, that have not ended
+        self.blocked = False  # a blocking call runs inline: nothing of this loop can run until it returns
         self.on_idle: Callable[[], None] | None = None
         # Runs a blocking callable on this thread, or says that it must not (returns None): see asgi.run_sync.
         self.inline: Callable[[Callable[..., Any], tuple[Any, ...]], asyncio.Future[Any] | None] | None = None
@@ -34,7 +36,18 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         # BaseEventLoop has no public view of these; they have had these names since Python 3.4 and 3.5, and
         # tests/test_worker_loop.py fails when they are renamed.
         timers = len(self._scheduled) - self._timer_cancelled_count  # type: ignore[attr-defined]
-        return bool(self._left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
+        return bool(self.left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
+
+    def call_soon_threadsafe(  # type: ignore[override]  # as run_in_executor
+        self, *args: Any, **kwargs: Any
+    ) -> asyncio.Handle:
+        """As asyncio's. Raises RuntimeError in a call that runs inline, which would wait for itself for ever."""
+        if self.blocked and threading.get_ident() == self._thread_id:  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "serverd runs this blocking call on its event loop's own thread, so it cannot wait for that loop: "
+                "pass a limiter or an executor of your own to have a thread of its own for it"
+            )
+        return super().call_soon_threadsafe(*args, **kwargs)
 
     def run_in_executor(  # type: ignore[override]  # the base has a TypeVarTuple that we do not need
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -52,11 +65,11 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         """Tasks that applications make are counted until they end."""
         task = asyncio.Task(coro, loop=loop, **kwargs)
         if not task.done():
-            self._left_behind += 1
+            self.left_behind += 1
             task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._left_behind -= 1
-        if self._left_behind == 0 and self.on_idle is not None:
+        self.left_behind -= 1
+        if self.left_behind == 0 and self.on_idle is not None:
             self.on_idle()

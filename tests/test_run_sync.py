@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
 import threading
 from typing import Any
 
@@ -156,3 +157,54 @@ def test_a_limiter_of_the_applications_own_is_honoured() -> None:
 
     thread, inner, _ = answer(with_limiter, threading.get_ident)
     assert inner != thread
+
+
+@pytest.mark.parametrize("run", ALL)
+def test_a_call_that_waits_for_another_task_goes_to_another_thread(run: Any) -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        things: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        async def produce() -> None:
+            await asyncio.sleep(0)
+            things.put(7)
+
+        task = asyncio.create_task(produce())
+        seen.append(await run(things.get))
+        await task
+        await reply(send, b"ok")
+
+    seen: list[int] = []
+    with serving(app, threads=1) as served, served.connect() as client:
+        assert client.get().status == 200
+    assert seen == [7]
+
+
+def test_waiting_for_the_loop_that_stands_still_raises_and_does_not_hang() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wait_for_loop() -> None:
+            coro = asyncio.sleep(0)
+            try:
+                asyncio.run_coroutine_threadsafe(coro, loop).result()
+            finally:
+                coro.close()
+
+        with pytest.raises(RuntimeError, match="event loop's own thread"):
+            await asyncio.to_thread(wait_for_loop)
+        await reply(send, b"ok")
+
+    with serving(app, threads=1) as served, served.connect() as client:
+        assert client.get().status == 200
+
+
+def test_what_runs_after_the_response_has_begun_holds_no_thread() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await reply(send, b"ok")
+        seen.append((threading.get_ident(), await asyncio.to_thread(threading.get_ident)))
+
+    seen: list[tuple[int, int]] = []
+    with serving(app, threads=1) as served, served.connect() as client:
+        client.get()
+        wait_until(lambda: seen)
+    assert seen[0][0] != seen[0][1]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextvars
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig
+from serverd.server.app_loader import no_asgi
 from serverd.server.lifecycle import (
     ClientDisconnected,
     ConnectionCompleted,
@@ -815,3 +819,178 @@ def test_a_websocket_handshake_is_answered_as_plain_http_and_said_once(
         for _ in range(3):
             assert client.get(headers=headers).status == 200
     assert caplog.text.count("asked for WebSocket") == 1
+
+
+# -- each of these went wrong once -------------------------------------------------------------------------------------
+
+
+def test_pipelining_behind_a_response_whose_application_goes_on() -> None:
+    release = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await reply(send, scope["raw_path"])
+        if scope["path"] == "/background":
+            while not release.is_set():  # noqa: ASYNC110 - an event of the test's thread
+                await asyncio.sleep(0.005)
+
+    with serving(app, threads=2) as served, served.connect() as client:
+        client.send(
+            b"".join(b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"background", b"second"))
+        )
+        assert [client.response().body for _ in range(2)] == [b"/background", b"/second"]
+        assert client.get("/third").body == b"/third"
+        release.set()
+        wait_until(lambda: all(worker.is_idle() for worker in served.workers))
+        assert client.get("/fourth").body == b"/fourth"
+
+
+def test_pipelining_behind_an_application_that_waited_and_then_goes_on() -> None:
+    release = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.001)
+        await reply(send, scope["raw_path"])
+        if scope["path"] == "/background":
+            while not release.is_set():  # noqa: ASYNC110 - an event of the test's thread
+                await asyncio.sleep(0.005)
+
+    with serving(app, threads=1) as served, served.connect() as client:
+        client.send(
+            b"".join(b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"background", b"second"))
+        )
+        assert [client.response().body for _ in range(2)] == [b"/background", b"/second"]
+        release.set()
+
+
+def test_a_request_that_came_in_time_is_not_punished_for_busy_threads() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] == "/block":
+            time.sleep(1.2)  # noqa: ASYNC251 - the point of the test is a thread that is blocked
+        await reply(send, b"ok")
+
+    short = config(timeouts={"keep_alive": 0.3, "head": 0.3})
+    with serving(app, threads=1, config=short) as served, served.connect() as busy:
+        with served.connect() as idle, served.connect() as new:
+            assert idle.get().status == 200
+            new.send(b"GET / HTTP/1.1\r\nHost")
+            wait_until(lambda: any(conn.inbox for conn in served.queue.connections()))
+            busy.send(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: not served.workers[0].is_idle())
+            idle.send(GET)
+            new.send(b": x\r\n\r\n")
+            assert idle.response().status == 200
+            assert new.response().status == 200
+            assert busy.response().status == 200
+
+
+def test_a_memoryview_is_as_long_as_its_bytes() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        body: Any = memoryview(array.array("I", range(5))) if scope["path"] == "/view" else b"hello"
+        await reply(send, body)
+
+    with serving(app, threads=1) as served, served.connect() as client:
+        assert client.get("/").body == b"hello"
+        assert client.get("/view").body == array.array("I", range(5)).tobytes()
+        assert client.get("/").body == b"hello"
+
+
+def test_two_tasks_of_one_response_may_send() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        async def part() -> None:
+            for _ in range(8):
+                await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(part())
+            group.create_task(part())
+        await send({"type": "http.response.body"})
+
+    with serving(app, threads=1) as served, served.connect(receive_buffer=65536) as client:
+        assert len(client.get().body) == 16_000_000
+
+
+def test_two_tasks_may_wait_for_the_disconnect_and_one_be_cancelled() -> None:
+    seen: list[str] = []
+    waiting, over = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()
+        first, second = asyncio.create_task(receive()), asyncio.create_task(receive())  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        first.cancel()
+        waiting.set()
+        seen.append((await second)["type"])
+        over.set()
+
+    with serving(app, threads=1) as served:
+        with served.connect() as client:
+            client.send(GET)
+            assert waiting.wait(10)
+        assert over.wait(10)
+    assert seen == ["http.disconnect"]
+
+
+def test_a_left_behind_task_does_not_spin_the_worker_at_the_end() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.create_task(asyncio.sleep(3600)))
+        await reply(send, b"ok")
+
+    tasks: list[asyncio.Task[None]] = []
+    with serving(app, threads=1) as served, served.connect() as client:
+        assert client.get().body == b"ok"
+        assert not served.workers[0].is_idle()
+    assert tasks[0].cancelled()
+
+
+def test_context_variables_of_a_sync_app_do_not_leak() -> None:
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+
+    class Sync:
+        def handle_sync(self, request: RawRequest) -> RawResponse | None:
+            before = user.get()
+            user.set("alice")
+            return RawResponse(200, (), before.encode())
+
+    with serving(hello, sync_app=Sync(), threads=1) as served, served.connect() as client:
+        assert [client.get().body for _ in range(2)] == [b"nobody"] * 2
+
+
+def test_a_pure_sync_app_refuses_a_body_that_is_not_buffered() -> None:
+    class Sync:
+        def handle_sync(self, request: RawRequest) -> RawResponse | None:
+            return RawResponse(200, (), b"")
+
+    small = config(limits={"buffered_body": 1024})
+    with serving(no_asgi, sync_app=Sync(), config=small) as served, served.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(50000))
+        response = client.response()
+        assert response.status == 413
+        assert b"limits.buffered_body" in response.body
+
+
+async def stream_until_gone(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    try:
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1000), "more_body": True})
+            await asyncio.sleep(0.001)
+    except OSError as exc:
+        raise Boom from exc
+
+
+async def return_after_disconnect(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("app", [stream_until_gone, return_after_disconnect])
+def test_a_client_that_leaves_is_no_error_of_the_application(
+    app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(app, threads=1) as served:
+        with served.connect() as client:
+            client.send(GET)
+            wait_until(lambda: not served.workers[0].is_idle())
+        wait_until(lambda: served.workers[0].is_idle() and not served.queue.open)
+    assert caplog.text == ""

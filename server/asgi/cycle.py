@@ -33,18 +33,16 @@ _DISCONNECT: Final = "http.disconnect"
 class Cycle(Exchange):
     """See the module."""
 
-    __slots__ = ("_gone", "_head", "_reading", "_room", "_timer", "_writing")
+    __slots__ = ("_head", "_reading", "_room", "_timer", "_writing", "gone")
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
         self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
-        self._reading: asyncio.Future[None] | None = (
-            None  # somebody waits for body bytes or the end of the client
-        )
-        self._room: asyncio.Future[None] | None = None  # somebody waits until the client reads
+        self._reading: list[asyncio.Future[None]] = []  # who waits for body bytes or the end of the client
+        self._room: list[asyncio.Future[None]] = []  # who waits until the client reads
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._gone = False
+        self.gone = False
 
     # -- receive ---------------------------------------------------------------------------------------------------
 
@@ -53,17 +51,18 @@ class Cycle(Exchange):
         body = self.body
         if body is not None:
             self.body = None
-            return {"type": "http.request", "body": body, "more_body": self.conn.request is not None}
-        while not self.done and not self._gone and self.conn.request is not None:
+            more = not self.done and self.conn.request is not None
+            return {"type": "http.request", "body": body, "more_body": more}
+        while not self.done and not self.gone and self.conn.request is not None:
             piece = self._more_body()
             if piece is None:
                 await self._readable(self.worker.timeouts.body)
             elif piece or self.conn.request is None:
                 return {"type": "http.request", "body": piece, "more_body": self.conn.request is not None}
-        while not self.done and not self._gone:
+        while not self.done and not self.gone:
             if len(self.conn.inbox) < _AHEAD:
                 self._look_ahead()
-            if not self.done and not self._gone:
+            if not self.done and not self.gone:
                 await self._readable(0, watch=len(self.conn.inbox) < _AHEAD)
         return {"type": _DISCONNECT}
 
@@ -81,7 +80,7 @@ class Cycle(Exchange):
         except OSError:
             self._vanished()
         except ProtocolError as exc:
-            self._gone = True
+            self.gone = True
             self.fail(exc.status, exc.message)
         return b""
 
@@ -100,35 +99,33 @@ class Cycle(Exchange):
 
     def _vanished(self) -> None:
         """The client sends no more. It may still read: a response that is under way goes on until sending fails."""
-        self._gone = True
+        self.gone = True
         if self.conn.request is not None:  # a truncated body is never a complete one
             self.cut()
 
     async def _readable(self, seconds: float, *, watch: bool = True) -> None:
         """Wait until the socket has something, the response is complete, or (answered 408) the time is over."""
         loop = self.worker.loop
-        if self._reading is None:
-            self._reading = loop.create_future()
-            self.watching = True
-            if watch:
-                loop.add_reader(self.conn.fd, _resolve, self._reading)
-        waiter = self._reading
+        waiter = loop.create_future()
+        self._reading.append(waiter)
+        self.watching = True
+        if watch:
+            loop.add_reader(self.conn.fd, _resolve, self._reading)
         timer = loop.call_later(seconds, self._too_slow) if seconds else None
         try:
             await waiter
         finally:
             if timer is not None:
                 timer.cancel()
-            if self._reading is waiter:
-                self._reading = None
-                if not self.done:
-                    loop.remove_reader(self.conn.fd)
+            if waiter in self._reading:
+                self._reading.remove(waiter)
+            if not self._reading and not self.done:
+                loop.remove_reader(self.conn.fd)
 
     def _too_slow(self) -> None:
-        self._gone = True
+        self.gone = True
         self.fail(408, "the request body did not arrive in time (timeouts.body)")
-        if self._reading is not None:
-            _resolve(self._reading)
+        _resolve(self._reading)
 
     # -- send ------------------------------------------------------------------------------------------------------
 
@@ -178,8 +175,9 @@ class Cycle(Exchange):
             loop.add_writer(self.conn.fd, self._on_writable)
             self._start_timer()
         if self.conn.pending_out > HIGH_WATER:
-            self._room = loop.create_future()
-            await self._room
+            waiter = loop.create_future()
+            self._room.append(waiter)
+            await waiter
             if self.done:
                 raise ClientGone(0, "the client did not read the response in time (timeouts.write)")
 
@@ -198,7 +196,7 @@ class Cycle(Exchange):
         if empty:
             self._writing = False
             self.worker.loop.remove_writer(conn.fd)
-        if self._room is not None and conn.pending_out <= HIGH_WATER:
+        if conn.pending_out <= HIGH_WATER:
             _resolve(self._room)
 
     def _start_timer(self) -> None:
@@ -217,13 +215,15 @@ class Cycle(Exchange):
         if self._writing:
             self._writing = False
             self.worker.loop.remove_writer(conn.fd)
-        if self._reading is not None:
+        if self._reading:
             self.worker.loop.remove_reader(conn.fd)
-            _resolve(self._reading)
-        if self._room is not None:
-            _resolve(self._room)
+        _resolve(self._reading)
+        _resolve(self._room)
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _resolve(waiters: list[asyncio.Future[None]]) -> None:
+    """Wake all of them: two tasks of an application may each be in ``receive``, or in ``send``."""
+    for future in waiters:
+        if not future.done():
+            future.set_result(None)
+    waiters.clear()

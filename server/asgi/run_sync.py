@@ -3,9 +3,10 @@
 A SyncWorker may block, so handing a blocking function to another thread only costs (FastAPI ``def`` endpoints were
 measured 6 times slower that way: anyio starts a thread for each root task). Promises: the function sees no running
 event loop and no current task, as in a thread of its own, so it may call ``asyncio.run`` or Django's ORM; context
-variables behave as the library documents. Refuses to run inline while *another* request waits in this worker's loop
-(it would be held up), when the caller names a limiter or an executor of its own, and on any thread that is no
-SyncWorker: then the library does what it always did.
+variables behave as the library documents. Refuses to run inline while anything else waits in this worker's loop
+(another request would be held up, a task of the same request may be what the call waits for), once the response has
+begun (what streams may go on for long), when the caller names a limiter or an executor of its own, and on any
+thread that is no SyncWorker: then the library does what it always did.
 
 Known limit: ``anyio.from_thread.run`` and other calls back into the loop cannot work from an inline function, as
 the loop stands still meanwhile; anyio raises its RuntimeError "can only be run from an AnyIO worker thread".
@@ -66,9 +67,11 @@ def call_blocking(func: Callable[..., Any], *args: Any) -> Any:
     # Without the first, a loop that func runs could not enter a task ("another task is being executed").
     task = tasks._swap_current_task(loop, None)  # type: ignore[attr-defined]
     events._set_running_loop(None)
+    loop.blocked = True  # type: ignore[attr-defined]  # it is a WorkerLoop
     try:
         return func(*args)
     finally:
+        loop.blocked = False  # type: ignore[attr-defined]
         events._set_running_loop(loop)
         tasks._swap_current_task(loop, task)  # type: ignore[attr-defined]
 
