@@ -1,11 +1,11 @@
-"""One line for each answered request, cheap: workers format and append, the child's main thread writes.
+"""One line for each answered request, cheap: workers format and append, a thread of its own writes.
 
 Promises: no request waits for the log's reader; the lines of one worker keep their order; a line is written at most
 50 ms after its response. When the reader is so slow that ``MOST_BLOCKS`` blocks of a worker wait, new lines are
 dropped, and counted in a line of their own. Refuses: header values (secrets travel there), and any byte that could
 end or forge a line.
 
-Threads: each worker owns its ``WorkerLog`` and adds to it; the main thread takes what waits (``AccessLog.flush``).
+Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits.
 Between the two stands a lock that is held for an append, or for the swap of a list. The standard ``logging`` was
 measured at 9 µs a line, and all threads share its lock.
 """
@@ -96,7 +96,7 @@ class WorkerLog:
         return bool(self._lines or self._sealed)
 
     def take(self) -> tuple[bytes, int]:
-        """All that waits, and how many lines were lost since the last time. Main thread."""
+        """All that waits, and how many lines were lost since the last time. The log's thread."""
         with self._lock:
             self._seal()
             data, self._sealed = b"".join(self._sealed), []
@@ -113,19 +113,41 @@ class WorkerLog:
 
 
 class AccessLog:
-    """The log of one child, written to ``fd`` as ``form`` ("color", "text" or "json")."""
+    """The log of one child, written to ``fd`` as ``form`` ("color", "text" or "json") by a thread of its own."""
 
-    def __init__(self, form: str, process: str, fd: int, notice: Callable[[], None]) -> None:
-        self.gather = _GATHER[form]
+    def __init__(self, form: str, process: str, fd: int) -> None:
         self._form = form
         self._process = process
         self._fd = fd
-        self._notice = notice
         self._workers: list[WorkerLog] = []
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+        # A daemon: a reader that has stopped reading must not hold the child's exit.
+        self._thread = threading.Thread(target=self._run, name="serverd-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Write what waits, and end. False if the reader did not take it within ``seconds``."""
+        self._ended.set()
+        self._wanted.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        gather = _GATHER[self._form]
+        while not self._ended.is_set():
+            self._wanted.wait()
+            self._wanted.clear()
+            self._ended.wait(gather)
+            self.flush()
+        self.flush()
 
     def for_worker(self) -> WorkerLog:
         """A log for one more worker. Main thread, before the worker starts."""
-        log = WorkerLog(self._form, self._process, self._notice)
+        log = WorkerLog(self._form, self._process, self._wanted.set)
         self._workers.append(log)
         return log
 
@@ -135,7 +157,7 @@ class AccessLog:
         return any(log.waiting for log in self._workers)
 
     def flush(self) -> None:
-        """Write what waits. Blocks while the log's reader is slow; the workers go on meanwhile."""
+        """Write what waits; the log's own thread. Blocks while the reader is slow; everybody else goes on meanwhile."""
         for log in self._workers:
             data, lost = log.take()
             if lost:

@@ -5,9 +5,8 @@ application's traceback; a child that loses its master drains and exits; after `
 answered, and at the deadline what is left is named, never silently cut. Refuses: decisions about other children
 (the master's).
 
-Threads: ``main`` runs in the process's main thread, which then listens to the channel, counts deadlines and writes the
-access log; the workers and the home loop have threads of their own. Of a worker it uses only what the worker's
-module names.
+Threads: ``main`` runs in the process's main thread, which then listens to the channel, and counts deadlines; the
+workers and the home loop have threads of their own. Of a worker it uses only what the worker's module names.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future
+import traceback
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,6 +49,8 @@ NOT_LOADABLE: Final = 4
 _LAST_WORDS: Final = 5.0
 # How long the workers may take to leave once nothing is left to serve: they only have to wake up.
 _LEAVING: Final = 2.0
+# How long the access log's reader may take for the last lines.
+_LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
 # A wait that no system call refuses, in seconds.
 _LONGEST: Final = 86400.0
@@ -82,18 +84,31 @@ def main(spec: ChildSpec) -> int:
         spec.channel.send(BootFailed("import", NOT_LOADABLE, str(exc), exc.traceback))
         return NOT_LOADABLE
     patch_libraries()
-    child = _Child(spec, app)
     try:
+        child = _Child(spec, app)
         if not child.start_lifespan():
             return 0
+        child.start_workers()
     except LifespanFailed as exc:
-        spec.channel.send(
-            BootFailed("lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text)
+        failed = BootFailed(
+            "lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text
         )
-        return BOOT_FAILED
-    child.start_workers()
-    spec.channel.send(child.readiness(time.monotonic() - began))
-    return child.serve()
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the master has to hear why there is no child
+        reason = f"the worker did not start: {type(exc).__name__}: {exc}"
+        failed = BootFailed("workers", BOOT_FAILED, reason, traceback.format_exc())
+    else:
+        spec.channel.send(child.readiness(time.monotonic() - began))
+        return child.serve()
+    spec.channel.send(failed)
+    return BOOT_FAILED
+
+
+def _standard_output() -> int:
+    """The descriptor of standard output, also when the application has put something else into its place."""
+    try:
+        return sys.stdout.fileno()
+    except OSError, ValueError:
+        return 1
 
 
 class _Child:
@@ -110,14 +125,12 @@ class _Child:
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
-            self._log = AccessLog(
-                form, f"worker {spec.index} g{spec.generation}", sys.stdout.fileno(), self._queue.notice
-            )
+            self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", _standard_output())
+            self._log.start()
         self._refuser = Refuser(self._queue, self._new_log())
         self._workers: list[SyncWorker] = []
         self._threads: list[threading.Thread] = []
         self._terminated = False
-        self._flush_at = _NEVER
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
         self._poll.register(self._queue.attention, select.POLLIN)
@@ -137,7 +150,10 @@ class _Child:
             self._noticed()
             if not started.done() and self._order() is not None:
                 return False
-        started.result()
+        try:
+            started.result()
+        except CancelledError as exc:
+            raise LifespanFailed("the home loop ended: did the application call sys.exit()?", "") from exc
         return True
 
     def start_workers(self) -> None:
@@ -161,6 +177,10 @@ class _Child:
             thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
+        for worker in self._workers:
+            worker.started.wait()
+            if worker.failure is not None:
+                raise worker.failure
         for sock in self._spec.sockets:
             self._queue.add_listener(sock)
         signal.signal(signal.SIGTERM, self._on_term)
@@ -189,17 +209,11 @@ class _Child:
         """One turn: sleep until something happens or is due, do what is due, and return what the master ordered."""
         now = time.monotonic()
         due = self._queue.tend(now, self._refuser.expired)
-        if self._log is not None and self._log.waiting:
-            self._flush_at = min(self._flush_at, now + self._log.gather)
-            due = min(due, self._flush_at)
         if deadline is not None:
             due = min(due, deadline)
         events = self._poll.poll(min(max(0.0, due - now), _LONGEST) * 1000 + 1)
         if any(fd == self._queue.attention for fd, _ in events):
             self._noticed()
-        if self._log is not None and time.monotonic() >= self._flush_at:
-            self._flush_at = _NEVER
-            self._log.flush()
         if self._terminated:
             self._terminated = False
             return Drain(self._config.timeouts.graceful or _NEVER, final=True)
@@ -269,6 +283,8 @@ class _Child:
         """Name the requests that are given up, and let the workers go."""
         now = time.monotonic()
         cut = [describe(exchange, now) for worker in self._workers for exchange in worker.in_flight()]
+        if tasks := sum(worker.left_behind() for worker in self._workers):
+            cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
         for line in cut:
             logger.warning("cut off at the end of timeouts.graceful: %s", line)
         self._queue.wake()
@@ -279,14 +295,13 @@ class _Child:
 
     def _shut_down(self, seconds: float) -> None:
         """The lifespan's shutdown, then the log's last lines."""
-        ended: Future[None] = self._pool.call(self._lifespan.shutdown())
         try:
-            ended.result(seconds)
+            self._pool.call(self._lifespan.shutdown()).result(seconds)
         except TimeoutError:
             logger.warning("the application's lifespan shutdown did not end within %.1f s", seconds)
         except Exception:
             logger.exception("the application's lifespan shutdown failed")
         if not self._pool.stop():
             logger.warning("tasks of the home loop did not end when they were cancelled")
-        if self._log is not None:
-            self._log.flush()
+        if self._log is not None and not self._log.stop(_LAST_LINES):
+            logger.warning("the last lines of the access log are lost: nobody reads standard output")

@@ -132,6 +132,7 @@ class SyncWorker:
         self._over = False
         self._tick: asyncio.TimerHandle | None = None
         self.started = threading.Event()  # set when the thread serves, or has failed to begin
+        self.failure: OSError | None = None
         self.heads = ResponseMemo()
         self.loop: WorkerLoop
 
@@ -164,13 +165,19 @@ class SyncWorker:
     def run(self) -> None:
         """Serve until shutdown: blocks. The calling thread becomes the worker's thread.
 
-        Raises OSError when there are no descriptors left for its event loop.
+        Without descriptors for its event loop it ends at once, and ``failure`` says why.
         """
-        with asyncio.Runner(loop_factory=WorkerLoop) as runner:
-            if self._shared:
-                self._run_from_queue(POLL_INTERVAL if self._shutdown is not None else 0, runner)
-            else:
-                self._run_accept_loop(POLL_INTERVAL, runner)
+        try:
+            with asyncio.Runner(loop_factory=WorkerLoop) as runner:
+                if self._shared:
+                    self._run_from_queue(POLL_INTERVAL if self._shutdown is not None else 0, runner)
+                else:
+                    self._run_accept_loop(POLL_INTERVAL, runner)
+        except OSError as exc:
+            self.failure = exc
+            logger.error("worker %d cannot run: %s", self.worker_id, exc)
+        finally:
+            self.started.set()
 
     def _run_from_queue(self, poll_interval: float, runner: asyncio.Runner) -> None:
         """Serve what the queue gives until it is closed. ``poll_interval``: seconds between looks at the shutdown

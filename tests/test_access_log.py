@@ -13,9 +13,9 @@ from serverd.server import access_log
 from serverd.server.access_log import AccessLog
 
 
-def written(form: str, target: bytes, *, notices: list[int] | None = None) -> str:
+def written(form: str, target: bytes) -> str:
     read, write = os.pipe()
-    log = AccessLog(form, "worker 0 g1", write, lambda: (notices if notices is not None else []).append(1))
+    log = AccessLog(form, "worker 0 g1", write)
     worker = log.for_worker()
     worker.add(("127.0.0.1", 5000), "GET", target, "1.1", 200, 13, 0.0005)
     assert log.waiting
@@ -69,24 +69,40 @@ def test_no_target_forges_a_line(form: str, target: bytes) -> None:
         assert line.count('"') == 2
 
 
-def test_the_first_waiting_line_gives_notice_and_the_next_do_not() -> None:
-    notices: list[int] = []
-    log = AccessLog("text", "worker 0 g1", os.open(os.devnull, os.O_WRONLY), lambda: notices.append(1))
+def test_the_logs_thread_writes_what_comes_and_what_is_left_at_the_end() -> None:
+    read, write = os.pipe()
+    log = AccessLog("color", "worker 0 g1", write)
     worker = log.for_worker()
-    for _ in range(3):
-        worker.add(None, "GET", b"/", "1.1", 200, 0, 0.0)
-    assert notices == [1]
-    log.flush()
-    worker.add(None, "GET", b"/", "1.1", 200, 0, 0.0)
-    assert notices == [1, 1]
-    log.flush()
+    log.start()
+    for number in range(3):
+        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+        assert b"/%d" % number in os.read(read, 1000)
+    worker.add(None, "GET", b"/last", "1.1", 200, 0, 0.0)
+    assert log.stop(10)
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert "/last" in file.read()
+
+
+def test_a_reader_that_does_not_read_holds_nobody() -> None:
+    read, write = os.pipe()
+    log = AccessLog("text", "worker 0 g1", write)
+    worker = log.for_worker()
+    log.start()
+    for number in range(5000):
+        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+    assert not log.stop(0.05)
+    with os.fdopen(read) as file:
+        log_lines = sum(1 for _ in zip(range(5000), file, strict=False))
+    assert log_lines == 5000
+    os.close(write)
 
 
 def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log, "MOST_BLOCKS", 2)
     monkeypatch.setattr(access_log, "BLOCK", 5)
     read, write = os.pipe()
-    log = AccessLog("json", "worker 0 g1", write, lambda: None)
+    log = AccessLog("json", "worker 0 g1", write)
     worker = log.for_worker()
     for number in range(27):
         worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
@@ -102,7 +118,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
 
 def test_many_threads_lose_no_line() -> None:
     read, write = os.pipe()
-    log = AccessLog("text", "worker 0 g1", write, lambda: None)
+    log = AccessLog("text", "worker 0 g1", write)
     workers = [log.for_worker() for _ in range(4)]
     seen: list[bytes] = []
 
@@ -131,7 +147,7 @@ def test_many_threads_lose_no_line() -> None:
 def test_a_reader_that_is_gone_does_no_harm() -> None:
     read, write = os.pipe()
     os.close(read)
-    log = AccessLog("text", "worker 0 g1", write, lambda: None)
+    log = AccessLog("text", "worker 0 g1", write)
     log.for_worker().add(None, "GET", b"/", "1.1", 200, 0, 0.0)
     log.flush()
     assert not log.waiting
