@@ -109,7 +109,7 @@ class TimeoutsConfig:
 
     boot: float = key(_TIMEOUT, 60.0, "a child, from its start until it is ready")
     head: float = key(_TIMEOUT, 10.0, "a client, for the whole head of a request")
-    body: float = key(_TIMEOUT, 30.0, "a client, between two pieces of a request's body")
+    body: float = key(_TIMEOUT, 30.0, "a client, for each further 64 KiB of a request's body")
     keep_alive: float = key(_TIMEOUT, 30.0, "an idle connection, until the next request begins")
     write: float = key(_TIMEOUT, 30.0, "a client, to take a piece of the response")
     request: float = key(_TIMEOUT, 0.0, "the application, for one request")

@@ -57,6 +57,10 @@ SINCE: Final = (
 )
 REQUESTS: Final = 1  # how many it has sent
 
+# A client that sends a body or reads a response has its time anew with each so many bytes: 64 KiB in 30 s is 2 KiB/s. A
+# deadline for each piece would let one byte a time hold a connection for ever, one for the whole would cut slow lines.
+PROGRESS: Final = 64 * 1024
+
 # What wakes a parked connection, by phase.
 INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0)
 
@@ -117,7 +121,7 @@ class Connection(socket.socket):
         self.body_size = 0
         self.out: memoryview | None = None  # response bytes that the kernel did not take yet
         self.keep_alive = False  # what follows when `out` is sent: another request, or the end
-        self.taken = 0  # bytes of `out` that the client took since the write deadline was set
+        self.taken = 0  # bytes of the body or of `out` that went over since the deadline was set
 
     def move(self, phase: int) -> None:
         """Enter ``phase``. Raises RuntimeError for a move that the table does not have."""

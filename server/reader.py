@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..config import LimitsConfig
-from .connection import SINCE, Connection, Phase
+from .connection import PROGRESS, SINCE, Connection, Phase
 from .http import parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
@@ -86,6 +86,7 @@ class RequestReader:
         conn.decoder = ChunkedDecoder() if request.chunked else SizedDecoder(length)
         conn.body = []
         conn.body_size = 0
+        conn.taken = 0
         conn.inbox = b""
         conn.move(Phase.BODY)
         conn.numbers[SINCE] = 0.0
@@ -119,6 +120,10 @@ class RequestReader:
         decoder = conn.decoder
         assert decoder is not None
         piece = decoder.feed(data)
+        conn.taken += len(data)
+        if conn.taken >= PROGRESS:
+            conn.taken = 0
+            conn.numbers[SINCE] = 0.0
         conn.body_size += len(piece)
         if self._body and conn.body_size > self._body:
             raise ProtocolError(413, f"the body is larger than {self._body} bytes (limits.body)")

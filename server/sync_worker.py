@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ..config import ServerConfig
 from .access_log import WorkerLog
 from .app_runner import AppRunner
-from .asgi.cycle import PROGRESS
 from .asgi.run_sync import InlineCalls
 from .conn_queue import ConnectionQueue
-from .connection import REQUESTS, SINCE, Address, Connection, Phase
+from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
 from .exchange import Exchange
 from .farewell import Refuser, dismiss
 from .http.events import ProtocolError, RequestReceived

@@ -994,3 +994,27 @@ def test_a_client_that_leaves_is_no_error_of_the_application(
             wait_until(lambda: not served.workers[0].is_idle())
         wait_until(lambda: served.workers[0].is_idle() and not served.queue.open)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("buffered", [1024, 10_000_000])
+def test_a_steady_upload_has_its_time_and_a_dripping_one_has_not(buffered: int) -> None:
+    short = config(timeouts={"body": 0.5}, limits={"buffered_body": buffered})
+    with serving(echo, config=short, threads=1) as served:
+        with served.connect() as steady:
+            steady.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n")
+            for _ in range(7):
+                steady.send(bytes(100_000))
+                time.sleep(0.15)  # as a slow line does: longer than the limit in all
+            assert len(steady.response().body) == 700_000
+        with served.connect() as dripping:
+            dripping.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n" + bytes(5000))
+            dripping.sock.settimeout(0.1)
+            answer = b""
+            for _ in range(100):
+                try:
+                    dripping.sock.send(b"x")
+                    answer = dripping.sock.recv(100)
+                    break
+                except TimeoutError:
+                    continue
+            assert b" 408 " in answer

@@ -11,9 +11,10 @@ Belongs to its worker's thread and event loop.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any, Final
 
-from ..connection import Connection
+from ..connection import PROGRESS, SINCE, Connection
 from ..exchange import ClientGone, Exchange, Host
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
@@ -22,8 +23,6 @@ Message = dict[str, Any]
 
 # A streaming application is held back while more than this waits for the client; asyncio's own high-water mark.
 HIGH_WATER: Final = 64 * 1024
-# A slow reader's deadline is renewed only when it took at least this much: 64 KiB in 30 s is 2 KiB/s.
-PROGRESS: Final = 64 * 1024
 # Bytes of further pipelined requests that are read while the application waits for a disconnect.
 _AHEAD: Final = 64 * 1024
 
@@ -56,7 +55,7 @@ class Cycle(Exchange):
         while not self.done and not self.gone and self.conn.request is not None:
             piece = self._more_body()
             if piece is None:
-                await self._readable(self.worker.timeouts.body)
+                await self._readable(self._body_time())
             elif piece or self.conn.request is None:
                 return {"type": "http.request", "body": piece, "more_body": self.conn.request is not None}
         while not self.done and not self.gone:
@@ -83,6 +82,15 @@ class Cycle(Exchange):
             self.gone = True
             self.fail(exc.status, exc.message)
         return b""
+
+    def _body_time(self) -> float:
+        """Seconds until the next ``PROGRESS`` bytes of the body must be here; 0 for no limit."""
+        limit = self.worker.timeouts.body
+        numbers = self.conn.numbers
+        now = monotonic()
+        if not numbers[SINCE]:
+            numbers[SINCE] = now
+        return max(0.001, numbers[SINCE] + limit - now) if limit else 0
 
     def _look_ahead(self) -> None:
         """Read what the client sent after its request: its end, or the next requests."""
