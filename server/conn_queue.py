@@ -20,8 +20,8 @@ import os
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
+from time import monotonic, sleep
 from typing import Final
 
 from ..config import TimeoutsConfig
@@ -83,6 +83,7 @@ class ConnectionQueue:
         self._max = max_connections
         self._record = record
         self._epoll = select.epoll()
+        self._modify = self._epoll.modify
         self._table: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._paused: dict[int, float] = {}  # listener's descriptor -> when it may be tried again
@@ -124,21 +125,18 @@ class ConnectionQueue:
 
     def park(self, conn: Connection, *, keep_deadline: bool = False) -> None:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
-        phase = conn.phase
         if not keep_deadline:
-            conn.numbers[SINCE] = time.monotonic()
-        fd = conn.fd
-        arm = self._epoll.modify if conn.registered else self._epoll.register
+            conn.numbers[SINCE] = monotonic()
+        fd, interest = conn.fd, INTEREST[conn.phase]
+        arm = self._modify if conn.registered else self._epoll.register
         conn.registered = True
         conn.owned.release()
         # From here on another thread may own, or even have closed, the connection: then its descriptor is unknown to
         # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
         try:
-            arm(fd, INTEREST[phase])
-        except (
-            FileExistsError
-        ):  # the last owner of this number came late with its registration: it is ours now
-            self._epoll.modify(fd, INTEREST[phase])
+            arm(fd, interest)
+        except FileExistsError:  # the number's last owner came late with its registration: it is ours now
+            self._modify(fd, interest)
         except OSError as exc:
             if exc.errno not in _STALE:
                 self._unparkable(conn, exc)
@@ -152,7 +150,7 @@ class ConnectionQueue:
         conn.out = None
         conn.close()
         if self._record is not None:
-            now = time.monotonic()
+            now = monotonic()
             self._record(ConnectionCompleted(conn.id, now, int(conn.numbers[REQUESTS]), now - conn.opened))
         if self._paused or not self._accepting:
             self.notice()
@@ -180,7 +178,7 @@ class ConnectionQueue:
 
     def _adopt(self, sock: socket.socket, address: object, listener: socket.socket) -> Connection:
         """The Connection of a newly accepted socket, owned by the caller."""
-        now = time.monotonic()
+        now = monotonic()
         with self._numbers_lock:
             self._numbers += 1
             number = self._numbers
@@ -198,7 +196,7 @@ class ConnectionQueue:
     def _arm(self, fd: int) -> None:
         """Let the listener's next connection wake a thread. It may have been removed meanwhile, by a drain."""
         try:
-            self._epoll.modify(fd, _LISTEN)
+            self._modify(fd, _LISTEN)
         except OSError as exc:
             if exc.errno not in _STALE:
                 self._pause(fd, exc)
@@ -215,7 +213,7 @@ class ConnectionQueue:
             logger.warning(
                 "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
             )
-        self._paused[fd] = time.monotonic() + _PAUSE
+        self._paused[fd] = monotonic() + _PAUSE
         self.notice()
 
     # -- for the child's main thread -----------------------------------------------------------------------------
@@ -268,7 +266,7 @@ class ConnectionQueue:
             elif conn.owned.acquire(False):
                 if self._deadline(conn) > now:
                     self.park(conn, keep_deadline=True)
-                elif conn.phase != Phase.LINGERING and _is_ready(conn):
+                elif conn.phase != Phase.LINGERING and conn.is_ready():
                     self.park(conn)  # it has done its part, no thread had the time to see it: it waits anew
                 else:
                     expired(conn)
@@ -280,11 +278,11 @@ class ConnectionQueue:
 
     def close_idle(self) -> None:
         """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""
-        settled = time.monotonic() - SETTLED
+        settled = monotonic() - SETTLED
         for conn in self.connections():
             if not _is_idle(conn, settled) or not conn.owned.acquire(False):
                 continue
-            if _is_idle(conn, settled) and not conn.inbox and not _has_data(conn):
+            if _is_idle(conn, settled) and not conn.inbox and not conn.has_data():
                 self.close(conn)
             else:
                 self.park(conn, keep_deadline=True)
@@ -334,23 +332,7 @@ def _is_idle(conn: Connection, since: float) -> bool:
     return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.numbers[SINCE] <= since
 
 
-def _is_ready(conn: Connection) -> bool:
-    """Whether what the connection waits for is there."""
-    poll = select.poll()
-    poll.register(conn.fd, select.POLLOUT if conn.phase == Phase.WRITING else select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _has_data(conn: Connection) -> bool:
-    try:
-        return bool(conn.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return False
-
-
 def _rest_after(exc: OSError) -> None:
     """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
     logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
-    time.sleep(_PAUSE)
+    sleep(_PAUSE)

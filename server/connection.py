@@ -12,6 +12,7 @@ the winner.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from array import array
@@ -173,3 +174,16 @@ class Connection(socket.socket):
     def pending_out(self) -> int:
         """Bytes that wait for the client to read."""
         return 0 if self.out is None else len(self.out)
+
+    def is_ready(self) -> bool:
+        """Whether what its phase waits for is there."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT if self.phase == Phase.WRITING else select.POLLIN)
+        return bool(poll.poll(0))
+
+    def has_data(self) -> bool:
+        """Whether bytes of the client wait in the kernel."""
+        try:
+            return bool(self.recv(1, socket.MSG_PEEK))
+        except OSError:  # BlockingIOError: there are none; any other: there will never be
+            return False

@@ -17,7 +17,7 @@ from typing import Protocol
 from ..config import TimeoutsConfig
 from .access_log import WorkerLog
 from .conn_queue import ConnectionQueue
-from .connection import Connection
+from .connection import Connection, Phase
 from .farewell import dismiss
 from .http.events import RequestReceived
 from .http.response import ResponseError, ResponseFramer
@@ -210,7 +210,10 @@ class Exchange:
                     conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since
                 )
             )
-        if dismiss(worker.queue, conn, keep_alive):
+        if keep_alive and conn.out is None and not conn.inbox:  # nearly always
+            conn.move(Phase.IDLE)
+            worker.queue.park(conn)
+        elif dismiss(worker.queue, conn, keep_alive):
             # Its next request is already here. In the first step the worker's loop over the connection takes it next;
             # later there is no such loop any more, and the application may go on for long.
             if self.waited:

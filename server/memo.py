@@ -12,8 +12,8 @@ Belongs to one worker: nothing here is shared between threads.
 
 from __future__ import annotations
 
-import time
 from email.utils import formatdate
+from time import time
 from typing import Final
 
 from .http.events import RequestReceived
@@ -42,18 +42,19 @@ class RequestMemo(dict[bytes, Complete]):
 class ResponseMemo(dict[object, Framed]):
     """From what determines a response head to its bytes, for the second in which its Date is true."""
 
-    __slots__ = ("_second", "date")
+    __slots__ = ("_until", "date")
 
     def __init__(self) -> None:
         super().__init__()
-        self._second = 0
+        self._until = 0.0
         self.date = b""
 
     def tick(self) -> bytes:
         """The value of Date now (RFC 9110 6.6.1), made once a second; then what was remembered is forgotten."""
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
+        now = time()
+        # A clock that was set back shows in the second comparison.
+        if now >= self._until or now < self._until - 1:
+            self._until = int(now) + 1
             self.date = formatdate(now, usegmt=True).encode("ascii")
             self.clear()
         return self.date

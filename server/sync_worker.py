@@ -36,6 +36,7 @@ from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleCollector, recorder
 from .memo import ResponseMemo
 from .reader import RequestReader
+from .request_meta import _classify_request, _RequestMeta, tell_about_websocket
 from .sync_app import SyncApp
 from .worker_loop import WorkerLoop
 
@@ -43,49 +44,12 @@ if TYPE_CHECKING:
     from .app_loader import ASGIApp
     from .async_pool import AsyncPool
 
+__all__ = ["SyncWorker", "_RequestMeta", "_classify_request"]
+
 logger = logging.getLogger("serverd.worker")
-errors = logging.getLogger("serverd.error")
 
 # How often a worker with no queue of the child's looks whether it should stop (seconds); the child's queue wakes it.
 POLL_INTERVAL: Final = 0.5
-
-
-class _RequestMeta:
-    """What the worker needs of the header fields, taken in a single pass by ``_classify_request``."""
-
-    __slots__ = ("accept_encoding", "event_stream", "wants_close", "websocket")
-
-    def __init__(self) -> None:
-        self.wants_close = False
-        self.websocket = False
-        self.event_stream = False
-        self.accept_encoding = b""
-
-
-def _classify_request(request: RequestReceived) -> _RequestMeta:
-    """Single pass over the fields of ``request`` (names are lower-case already)."""
-    meta = _RequestMeta()
-    meta.wants_close = not request.keep_alive
-    for name, value in request.headers:
-        if name == b"accept-encoding":
-            meta.accept_encoding = value
-        elif name == b"accept":
-            meta.event_stream = b"text/event-stream" in value.lower()
-        elif name == b"upgrade":
-            meta.websocket = request.upgrade and value.lower() == b"websocket"
-    return meta
-
-
-_told = threading.Event()
-
-
-def _tell_about_websocket(request: RequestReceived) -> None:
-    """Say once why a WebSocket client is answered as plain HTTP, which RFC 9110 7.8 allows a server to do."""
-    if not _told.is_set() and _classify_request(request).websocket:
-        _told.set()
-        logger.warning(
-            "a client asked for WebSocket, which is not yet supported: it is answered as plain HTTP"
-        )
 
 
 class SyncWorker:
@@ -316,7 +280,7 @@ class SyncWorker:
                 self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
                 return False
             if request.upgrade:
-                _tell_about_websocket(request)
+                tell_about_websocket(request)
             conn.move(Phase.RUNNING)
             conn.numbers[REQUESTS] += 1
             self.requests += 1

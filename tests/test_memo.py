@@ -105,7 +105,7 @@ def test_requests_are_bounded_in_number_and_size() -> None:
 
 def test_responses_are_bounded_and_forgotten_when_the_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.9
-    monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("serverd.server.memo.time", lambda: now)
     known = ResponseMemo()
     assert known.tick() == b"Tue, 14 Nov 2023 22:13:20 GMT"
     for number in range(3 * MOST):
