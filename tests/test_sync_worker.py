@@ -916,7 +916,8 @@ def test_two_tasks_may_wait_for_the_disconnect_and_one_be_cancelled() -> None:
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await receive()
-        first, second = asyncio.create_task(receive()), asyncio.create_task(receive())  # type: ignore[arg-type]
+        first: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(receive())
+        second: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(receive())
         await asyncio.sleep(0.01)
         first.cancel()
         waiting.set()

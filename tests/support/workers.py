@@ -56,7 +56,13 @@ def serving(
     served = Workers(listener.getsockname(), queue)
     for number in range(threads):
         worker = SyncWorker(
-            config, app, None, worker_id=number, conn_queue=queue, sync_app=sync_app, lifecycle_collector=collector
+            config,
+            app,
+            None,
+            worker_id=number,
+            conn_queue=queue,
+            sync_app=sync_app,
+            lifecycle_collector=collector,
         )
         if state is not None:
             worker.set_lifespan_state(state)
