@@ -66,7 +66,7 @@ def test_a_broken_file_then_a_good_one(tmp_path: Path) -> None:
         daemon.write_app("def broken(:\n")
         daemon.wait_for_line("reload failed: still serving generation 1")
         daemon.wait_for_line("SyntaxError")
-        assert daemon.count("Traceback") == 1
+        assert daemon.count(r"^\s+SyntaxError: ") == 1
         assert serves(daemon, "v1")
         daemon.write_app(source("v3"))
         daemon.wait_for_line("generation 3 ready")
