@@ -13,10 +13,14 @@ measured at 9 µs a line, and all threads share its lock.
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections.abc import Callable
+from time import time as wall_clock
 from typing import Final
+
+from .memo import LONGEST, MOST
 
 # So many lines are made one block by the worker itself. A string that another thread drops has to be handed back to its
 # maker: with one at a time the log cost 7 µs a request.
@@ -37,24 +41,26 @@ class WorkerLog:
 
     __slots__ = (
         "_beginning",
+        "_ending",
         "_form",
-        "_line",
+        "_known",
         "_lines",
         "_lock",
         "_notice",
         "_process",
         "_sealed",
-        "_second",
+        "_until",
         "lost",
     )
 
     def __init__(self, form: str, process: str, notice: Callable[[], None]) -> None:
         self.lost = 0
         self._form = form
-        self._line = _LINES[form]
+        self._ending = _ENDINGS[form]
+        self._known: dict[tuple[str | None, str, bytes, str, int, int], str] = {}
         self._process = process
         self._notice = notice
-        self._second = 0
+        self._until = 0.0
         self._beginning = ""
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -71,15 +77,15 @@ class WorkerLog:
         seconds: float,
     ) -> None:
         """Log one response: ``size`` body bytes were sent, ``seconds`` after the request was complete."""
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            self._beginning = _BEGINNINGS[self._form](now, self._process)
-        if target.translate(None, _PLAIN):
-            target = _escape(target, self._form)
-        client = peer[0] if peer else "unix"
-        text = target.decode("ascii")
-        line = self._beginning + self._line(client, method, text, version, status, size, seconds * 1000)
+        now = wall_clock()
+        if now >= self._until or now < self._until - 1:  # the second: the clock was set back
+            self._until = int(now) + 1
+            self._beginning = _BEGINNINGS[self._form](int(now), self._process)
+        key = (peer and peer[0], method, target, version, status, size)
+        middle = self._known.get(key)
+        if middle is None:
+            middle = self._describe(*key)
+        line = f"{self._beginning}{middle}{seconds * 1000:.3f}{self._ending}"
         with self._lock:
             lines = self._lines
             lines.append(line)
@@ -89,6 +95,18 @@ class WorkerLog:
             first = count == 1 and not self._sealed
         if first:
             self._notice()
+
+    def _describe(
+        self, client: str | None, method: str, target: bytes, version: str, status: int, size: int
+    ) -> str:
+        """The part of a line between the clock and the duration, remembered: the same requests come again and again."""
+        text = (_escape(target, self._form) if target.translate(None, _PLAIN) else target).decode("ascii")
+        middle = _MIDDLES[self._form](client or "unix", method, text, version, status, size)
+        if len(target) <= LONGEST:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[client, method, target, version, status, size] = middle
+        return middle
 
     @property
     def waiting(self) -> bool:
@@ -170,9 +188,8 @@ class AccessLog:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:
-                time.sleep(
-                    0.01
-                )  # a non-blocking pipe shared with another program is full: there is no event to wait for
+                # A pipe that another program made non-blocking is full.
+                select.select([], [self._fd], [])
             except OSError:
                 return  # the reader is gone or the disk is full: a server goes on without its access log
 
@@ -182,7 +199,7 @@ def _escape(target: bytes, form: str) -> bytes:
     return b"".join(bytes((byte,)) if byte in _PLAIN else escape % byte for byte in target)
 
 
-# For each form: how a line begins, the same for a whole second, and how it goes on.
+# For each form: how a line begins, the same for a whole second; what follows; and what stands behind the milliseconds.
 
 
 def _json_beginning(now: int, process: str) -> str:
@@ -200,24 +217,25 @@ def _color_beginning(now: int, process: str) -> str:
     return f"\x1b[2m{clock}\x1b[0m  \x1b[36m{process:<{_WIDTH}}\x1b[0m  "
 
 
-def _json(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
+def _json(client: str, method: str, target: str, version: str, status: int, size: int) -> str:
     return (
         f'"client":"{client}","method":"{method}","target":"{target}","version":"{version}","status":{status},'
-        f'"bytes":{size},"ms":{ms:.3f}}}\n'
+        f'"bytes":{size},"ms":'
     )
 
 
-def _text(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
-    return f'{client} "{method} {target} HTTP/{version}" {status} {size} {ms:.3f}ms\n'
+def _text(client: str, method: str, target: str, version: str, status: int, size: int) -> str:
+    return f'{client} "{method} {target} HTTP/{version}" {status} {size} '
 
 
-def _color(client: str, method: str, target: str, version: str, status: int, size: int, ms: float) -> str:
+def _color(client: str, method: str, target: str, version: str, status: int, size: int) -> str:
     paint = _PAINT.get(status // 100, "")
-    return f"{paint}{status}\x1b[0m {method} {target}  \x1b[2m{size} B  {ms:.1f} ms  {client}\x1b[0m\n"
+    return f"{paint}{status}\x1b[0m {method} {target}  \x1b[2m{client}  {size} B  "
 
 
 _BEGINNINGS: Final = {"json": _json_beginning, "text": _text_beginning, "color": _color_beginning}
-_LINES: Final = {"json": _json, "text": _text, "color": _color}
+_MIDDLES: Final = {"json": _json, "text": _text, "color": _color}
+_ENDINGS: Final = {"json": "}\n", "text": "ms\n", "color": " ms\x1b[0m\n"}
 
 
 def _loss(lost: int, form: str) -> str:
