@@ -191,18 +191,8 @@ class Exchange:
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn
-        request = self.request
         if worker.log is not None:
-            seconds = monotonic() - self.since
-            worker.log.add(
-                conn.peer,
-                request.method,
-                request.target,
-                request.version,
-                self.status,
-                self.body_bytes,
-                seconds,
-            )
+            worker.log.add(conn.peer, self.request, self.status, self.body_bytes, self.since, monotonic())
         if worker.record is not None:
             now = monotonic()
             worker.record(

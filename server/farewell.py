@@ -12,7 +12,7 @@ import socket
 import time
 from email.utils import formatdate
 
-from .access_log import WorkerLog
+from .access_log import UNREADABLE, WorkerLog
 from .conn_queue import ConnectionQueue
 from .connection import Connection, Phase
 from .http.response import error_response
@@ -30,8 +30,8 @@ class Refuser:
     def refuse(self, conn: Connection, status: int, message: str) -> None:
         """Answer ``status`` with one line of plain text, and close once the client could read it."""
         if self._log is not None:
-            # What was asked for is unknown or not to be trusted, so it is not logged.
-            self._log.add(conn.peer, "-", b"-", "-", status, len(message) + 1, 0.0)
+            now = time.monotonic()
+            self._log.add(conn.peer, UNREADABLE, status, len(message) + 1, now, now)
         try:
             sent = conn.transmit(
                 error_response(status, message, date=formatdate(time.time(), usegmt=True).encode())

@@ -11,13 +11,18 @@ import pytest
 
 from serverd.server import access_log
 from serverd.server.access_log import AccessLog
+from serverd.server.http.events import RequestReceived
+
+
+def asked(target: bytes) -> RequestReceived:
+    return RequestReceived("GET", target, target, b"", "1.1", [])
 
 
 def written(form: str, target: bytes) -> str:
     read, write = os.pipe()
     log = AccessLog(form, "worker 0 g1", write)
     worker = log.for_worker()
-    worker.add(("127.0.0.1", 5000), "GET", target, "1.1", 200, 13, 0.0005)
+    worker.add(("127.0.0.1", 5000), asked(target), 200, 13, 7.0, 7.0005)
     assert log.waiting
     log.flush()
     assert not log.waiting
@@ -75,9 +80,9 @@ def test_the_logs_thread_writes_what_comes_and_what_is_left_at_the_end() -> None
     worker = log.for_worker()
     log.start()
     for number in range(3):
-        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+        worker.add(None, asked(b"/%d" % number), 200, 0, 0.0, 0.0)
         assert b"/%d" % number in os.read(read, 1000)
-    worker.add(None, "GET", b"/last", "1.1", 200, 0, 0.0)
+    worker.add(None, asked(b"/last"), 200, 0, 0.0, 0.0)
     assert log.stop(10)
     os.close(write)
     with os.fdopen(read) as file:
@@ -90,7 +95,7 @@ def test_a_reader_that_does_not_read_holds_nobody() -> None:
     worker = log.for_worker()
     log.start()
     for number in range(5000):
-        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+        worker.add(None, asked(b"/%d" % number), 200, 0, 0.0, 0.0)
     assert not log.stop(0.05)
     with os.fdopen(read) as file:
         log_lines = sum(1 for _ in zip(range(5000), file, strict=False))
@@ -105,9 +110,9 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
     log = AccessLog("json", "worker 0 g1", write)
     worker = log.for_worker()
     for number in range(27):
-        worker.add(None, "GET", b"/%d" % number, "1.1", 200, 0, 0.0)
+        worker.add(None, asked(b"/%d" % number), 200, 0, 0.0, 0.0)
     log.flush()
-    worker.add(None, "GET", b"/later", "1.1", 200, 0, 0.0)
+    worker.add(None, asked(b"/later"), 200, 0, 0.0, 0.0)
     log.flush()
     os.close(write)
     with os.fdopen(read) as file:
@@ -128,7 +133,7 @@ def test_many_threads_lose_no_line() -> None:
 
     def work(number: int) -> None:
         for turn in range(3000):
-            workers[number].add(None, "GET", b"/%d-%d" % (number, turn), "1.1", 200, 0, 0.0)
+            workers[number].add(None, asked(b"/%d-%d" % (number, turn)), 200, 0, 0.0, 0.0)
 
     reader = threading.Thread(target=drain)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -148,7 +153,7 @@ def test_a_reader_that_is_gone_does_no_harm() -> None:
     read, write = os.pipe()
     os.close(read)
     log = AccessLog("text", "worker 0 g1", write)
-    log.for_worker().add(None, "GET", b"/", "1.1", 200, 0, 0.0)
+    log.for_worker().add(None, asked(b"/"), 200, 0, 0.0, 0.0)
     log.flush()
     assert not log.waiting
     os.close(write)
