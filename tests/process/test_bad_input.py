@@ -152,3 +152,16 @@ def test_serving_from_a_name_without_a_file(tmp_path: Path) -> None:
         daemon.wait_ready()
         with RawClient(("127.0.0.1", port)) as client:
             assert client.get().body == b"1"
+
+
+def test_an_interpreter_with_a_gil_is_said_once_and_serves(tmp_path: Path) -> None:
+    with Daemon(
+        tmp_path, app=COUNTING, config={"workers": {"processes": 2}}, env={"PYTHON_GIL": "1"}
+    ) as daemon:
+        daemon.wait_ready()
+        daemon.wait_for_line("GIL")
+        with RawClient(("127.0.0.1", daemon.port)) as client:
+            assert client.get().status == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait_exit() == 0
+        assert daemon.count("GIL") == 1, daemon.log

@@ -331,7 +331,7 @@ class Box:
                 f"no systemd boots in a container here: {(done.stderr or done.stdout).strip()[-300:]}"
             )
         leader = int((folder / "leader").read_text())
-        self.proc = Path(f"/proc/{leader}/root/proc")
+        self.proc = Path("/proc", str(leader), "root", "proc")
         # No inheritable descriptor, and threads of its own: setns moves one thread, and for good.
         self._network = os.open(f"/proc/{leader}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         enter = functools.partial(os.setns, self._network, os.CLONE_NEWNET)
