@@ -65,7 +65,7 @@ class WorkerLog:
         self.lost = 0
         self._form = form
         self._ending = _ENDINGS[form]
-        self._known: dict[tuple[str | None, str, bytes, str, int, int], str] = {}
+        self._known: dict[tuple[str, str, bytes, str, int, int], str] = {}
         self._process = process
         self._notice = notice
         self._from = -1.0  # monotonic time at which the second of `_beginning` began
@@ -104,31 +104,38 @@ class WorkerLog:
     def _seal(self) -> None:
         """Make one block of the entries. The caller holds the lock."""
         entries, self._entries = self._entries, []
-        if len(self._sealed) < MOST_BLOCKS:
-            self._sealed.append("".join([self._line(*entry) for entry in entries]).encode("ascii"))
-        else:
+        if len(self._sealed) >= MOST_BLOCKS:
             self.lost += len(entries)
+            return
+        lines = []
+        begins, ends, beginning = self._from, self._from + 1, self._beginning
+        middle = ""
+        last: RequestReceived | None = None
+        host, code, length = "", 0, 0
+        for peer, request, status, size, since, now in entries:
+            if not begins <= now < ends:
+                beginning = self._new_second(now)
+                begins, ends = self._from, self._from + 1
+            client = peer[0] if peer else "unix"
+            # The same request often comes many times in a row, and is the same object then (see memo).
+            if request is not last or size != length or status != code or client != host:
+                last, length, code, host = request, size, status, client
+                key = (client, request.method, request.target, request.version, status, size)
+                middle = self._known.get(key) or self._describe(*key)
+            lines.append(f"{beginning}{middle}{(now - since) * 1000:.3f}{self._ending}")
+        self._sealed.append("".join(lines).encode("ascii"))
 
-    def _line(
-        self, peer: Address | None, request: RequestReceived, status: int, size: int, since: float, now: float
-    ) -> str:
-        if not self._from <= now < self._from + 1:
-            # Its second by the wall clock, which is asked again for each, as it may be set.
-            wall = now + wall_clock() - monotonic()
-            self._from = now - wall % 1
-            self._beginning = _BEGINNINGS[self._form](int(wall), self._process)
-        key = (peer and peer[0], request.method, request.target, request.version, status, size)
-        middle = self._known.get(key)
-        if middle is None:
-            middle = self._describe(*key)
-        return f"{self._beginning}{middle}{(now - since) * 1000:.3f}{self._ending}"
+    def _new_second(self, now: float) -> str:
+        """How lines begin from the monotonic time ``now`` on; the wall clock is asked each time, as it may be set."""
+        wall = now + wall_clock() - monotonic()
+        self._from = now - wall % 1
+        self._beginning = _BEGINNINGS[self._form](int(wall), self._process)
+        return self._beginning
 
-    def _describe(
-        self, client: str | None, method: str, target: bytes, version: str, status: int, size: int
-    ) -> str:
+    def _describe(self, client: str, method: str, target: bytes, version: str, status: int, size: int) -> str:
         """The part of a line between the clock and the duration, remembered: the same requests come again and again."""
         text = (_escape(target, self._form) if target.translate(None, _PLAIN) else target).decode("ascii")
-        middle = _MIDDLES[self._form](client or "unix", method, text, version, status, size)
+        middle = _MIDDLES[self._form](client, method, text, version, status, size)
         if len(target) <= LONGEST:
             if len(self._known) >= MOST:
                 self._known.clear()
