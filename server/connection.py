@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 Address = tuple[str, int]
 Server = tuple[str, int | None]  # (host, port), or (path of a unix socket, None), as ASGI's scope["server"]
 
-# EPOLLONESHOT with EPOLLIN and EPOLLRDHUP, or with EPOLLOUT. As numbers, because CPython makes only constants that it
-# sees in the source immortal, and these are read by every thread for every request; a test compares them with select's.
-READABLE: Final = 0x40002001
-WRITABLE: Final = 0x40000004
-
 
 class Phase:
     """Where a connection is in its life.
@@ -62,7 +57,9 @@ REQUESTS: Final = 1  # how many it has sent
 # deadline for each piece would let one byte a time hold a connection for ever, one for the whole would cut slow lines.
 PROGRESS: Final = 64 * 1024
 
-# What wakes a parked connection, by phase.
+# What wakes a parked connection, by phase: EPOLLONESHOT with EPOLLIN and EPOLLRDHUP, or with EPOLLOUT. As numbers,
+# because CPython makes only constants that it sees in the source immortal, and these are read by every thread for
+# every request; tests/test_connection.py compares them with those of select.
 INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0)
 
 # The only authority on what may follow a phase: bit n of a row says that phase n may (LSB first: IDLE, HEAD, …).
