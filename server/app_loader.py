@@ -1,7 +1,7 @@
 """From ``module:attribute`` in the configuration to an application object, and what kind of application it is.
 
 Promises: one line that says what could not be found and what to do (``AppLoadError``), with the application's own
-traceback when its import failed. Refuses: WSGI applications and ASGI 2 double callables, which it recognizes.
+traceback when its import failed. Refuses: ASGI 2 double callables, which it recognizes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+from wsgiref.types import WSGIApplication as WSGIApp
 
 from ..config import ServerConfig
 from .sync_app import SyncApp
@@ -23,7 +24,9 @@ ASGIApp = Callable[
     [dict[str, Any], Callable[[], Awaitable[dict[str, Any]]], Callable[[dict[str, Any]], Awaitable[None]]],
     Awaitable[None],
 ]
-Interface = Literal["asgi", "sync"]
+Interface = Literal["asgi", "wsgi", "sync"]
+
+__all__ = ["ASGIApp", "AppLoadError", "LoadedApp", "WSGIApp", "load_app", "no_asgi"]
 
 # What CPython says when an extension module switches the GIL on (Python/import.c, PEP 703).
 _GIL_WARNING = re.compile(r"\(GIL\) has been enabled to load module '([^']+)'")
@@ -42,14 +45,16 @@ class AppLoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoadedApp:
-    """``app`` is called for ASGI, ``sync_app`` for requests that it can take without; ``gil_culprit`` is the module
-    that switched the GIL on while loading, if one did."""
+    """``app`` is called for ASGI, ``sync_app`` for requests that it can take without; with ``wsgi_app`` there is
+    neither (``app`` is ``no_asgi``). ``gil_culprit`` is the module that switched the GIL on while loading, if one did.
+    """
 
     name: str
     interface: Interface
     app: ASGIApp
     sync_app: SyncApp | None
     gil_culprit: str | None
+    wsgi_app: WSGIApp | None = None
 
 
 def load_app(config: ServerConfig) -> LoadedApp:
@@ -67,8 +72,6 @@ def load_app(config: ServerConfig) -> LoadedApp:
             app = _build(app, config.app)
     culprit = _replay(caught)
     interface = config.interface if config.interface != "auto" else _detect(app, config.app)
-    if interface == "wsgi":
-        raise AppLoadError(f"app: {config.app} is a WSGI application: WSGI is not yet supported")
     sync_app = app if isinstance(app, SyncApp) else None
     if interface == "sync":
         if sync_app is None:
@@ -78,6 +81,8 @@ def load_app(config: ServerConfig) -> LoadedApp:
         raise AppLoadError(
             f"app: {config.app} is a {type(app).__name__}, not a callable: name the application object"
         )
+    if interface == "wsgi":
+        return LoadedApp(config.app, "wsgi", no_asgi, None, culprit, wsgi_app=app)
     return LoadedApp(config.app, "asgi", app, sync_app, culprit)
 
 
@@ -148,7 +153,7 @@ def _detect(app: Any, name: str) -> Literal["asgi", "wsgi", "sync"]:
 
 
 async def no_asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Stands in for the ASGI side that a pure SyncApp does not have."""
+    """Stands in for the ASGI side that a pure SyncApp, or a WSGI application, does not have."""
     if scope["type"] == "lifespan":
         raise RuntimeError("no lifespan")
     raise RuntimeError("handle_sync returned None, and the application has no ASGI side to take the request")

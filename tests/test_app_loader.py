@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serverd.config import ServerConfig
-from serverd.server.app_loader import AppLoadError, LoadedApp, load_app
+from serverd.server.app_loader import AppLoadError, LoadedApp, load_app, no_asgi
 
 SOURCE = """
 async def app(scope, receive, send): ...
@@ -28,7 +28,16 @@ class Both(Sync, Callable): ...
 
 def wsgi(environ, start_response): ...
 
+class Flaskish:
+    def __call__(self, environ, start_response): ...
+
+flaskish = Flaskish()
+
 def build(): return app
+
+def build_wsgi(): return flaskish
+
+def either(*args): ...
 
 def broken_build(): raise ValueError("no database")
 
@@ -88,7 +97,7 @@ def test_applications(app_dir: Path, name: str, interface: str, has_sync: bool) 
         ("leaving:app", ["importing leaving failed: SystemExit: 7"]),
         ("loadable:broken_build()", ["factory loadable:broken_build() failed: ValueError: no database"]),
         ("loadable:number", ["is a int, not a callable"]),
-        ("loadable:wsgi", ["WSGI is not yet supported"]),
+        ("loadable:Flaskish", ["is a class"]),
         ("loadable:old", ["takes one argument"]),
         ("loadable:Callable", ["is a class"]),
     ],
@@ -110,6 +119,25 @@ def test_a_failed_import_brings_its_traceback(app_dir: Path) -> None:
     assert "ZeroDivisionError" in error.value.traceback
     assert "app_loader" not in error.value.traceback
     assert "importlib" not in error.value.traceback
+
+
+@pytest.mark.parametrize(
+    ("name", "interface"),
+    [
+        ("loadable:wsgi", "auto"),
+        ("loadable:flaskish", "auto"),
+        ("loadable:build_wsgi()", "auto"),
+        ("loadable:either", "wsgi"),
+    ],
+)
+def test_wsgi_applications(app_dir: Path, name: str, interface: str) -> None:
+    loaded = load(app_dir, name, interface)
+    assert (loaded.interface, loaded.app, loaded.sync_app) == ("wsgi", no_asgi, None)
+    assert callable(loaded.wsgi_app)
+
+
+def test_what_says_nothing_of_its_parameters_is_taken_for_asgi(app_dir: Path) -> None:
+    assert load(app_dir, "loadable:either").wsgi_app is None
 
 
 def test_interface_sync_needs_handle_sync(app_dir: Path) -> None:
