@@ -361,6 +361,138 @@ def test_error_response(message: str, body: bytes) -> None:
     assert isinstance(client.next_event(), h11.EndOfMessage)
 
 
+def around(*pieces: bytes, **case: Any) -> tuple[bytes, ResponseFramer]:
+    """As ``send``, with pieces that the framer never sees."""
+    framer = ResponseFramer(
+        case.get("method", "GET"), case.get("version", "1.1"), case.get("keep_alive", True)
+    )
+    last = len(pieces) - 1
+    wire = b""
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            before, wanted, after = framer.start_around(
+                case.get("status", 200), case.get("headers", ()), None, len(piece), last > 0
+            )
+        else:
+            before, wanted, after = framer.around(len(piece), number < last)
+        wire += before + (piece if wanted else b"") + after
+    assert framer.complete
+    return wire, framer
+
+
+@pytest.mark.parametrize("length", [None, b"5", b"6", "chunked"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("status", [200, 204, 304])
+@pytest.mark.parametrize(
+    "pieces", [[b"hello"], [b""], [b"he", b"llo"], [b"", b"hello", b""], [b"hello", b"!"]]
+)
+def test_a_piece_that_is_not_in_memory_is_framed_as_one_that_is(
+    length: bytes | str | None, method: str, version: str, status: int, pieces: list[bytes]
+) -> None:
+    headers = []
+    if isinstance(length, bytes):
+        headers = [(b"content-length", length)]
+    elif length:
+        headers = [(b"transfer-encoding", b"chunked")]
+    case: dict[str, Any] = {"method": method, "version": version, "status": status, "headers": headers}
+    said: list[object] = []
+    for way in (send, around):
+        try:
+            wire, framer = way(*pieces, **case)
+            said.append((wire, framer.keep_alive))
+        except ResponseError as refusal:
+            said.append(str(refusal))
+    assert said[0] == said[1]
+
+
+def test_pieces_that_are_not_in_memory_out_of_order() -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    with pytest.raises(ResponseError, match=r"start\(\) was not called"):
+        framer.around(1, False)
+    framer.start_around(200, [], None, 5, False)
+    with pytest.raises(ResponseError, match="complete"):
+        framer.around(1, False)
+    with pytest.raises(ResponseError, match="started twice"):
+        framer.start_around(200, [], None, 5, False)
+
+
+def test_trailers_end_a_body_in_chunks() -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    headers = [(b"Content-Length", b"5"), (b"Trailer", b"x-sum")]
+    wire = framer.start(200, headers, None, b"he", True, True) + framer.body(b"llo", True)
+    assert not framer.complete
+    wire += framer.trailers([(b"x-sum", b"5"), (b"Server-Timing", b"db;dur=1")])
+    assert wire == (
+        head(b"HTTP/1.1 200 OK", b"trailer: x-sum", b"transfer-encoding: chunked")
+        + b"2\r\nhe\r\n3\r\nllo\r\n0\r\nx-sum: 5\r\nServer-Timing: db;dur=1\r\n\r\n"
+    )
+    assert framer.complete
+    assert framer.keep_alive
+    with pytest.raises(ResponseError, match="complete"):
+        framer.trailers([])
+
+
+def test_no_trailers_at_all_end_it_too() -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    wire = framer.start(200, [], None, b"a", True, True) + framer.trailers([])
+    assert wire.endswith(b"\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    assert framer.complete
+
+
+@pytest.mark.parametrize("case", [{"method": "HEAD"}, {"status": 204}, {"status": 304}, {"version": "1.0"}])
+def test_trailers_without_a_place_go_nowhere(case: dict[str, Any]) -> None:
+    framer = ResponseFramer(case.get("method", "GET"), case.get("version", "1.1"), True)
+    wire = framer.start(case.get("status", 200), [], None, b"", True, True)
+    assert wire.endswith(b"\r\n\r\n")
+    assert framer.trailers([(b"x-sum", b"5")]) == b""
+    assert framer.complete
+
+
+@pytest.mark.parametrize(("piece", "message"), [(b"lo!", "1 bytes longer"), (b"l", "1 bytes shorter")])
+def test_a_length_that_trailers_replaced_is_still_held(piece: bytes, message: str) -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    framer.start(200, [(b"content-length", b"5")], None, b"hel", True, True)
+
+    def end() -> None:
+        framer.body(piece, True)
+        framer.trailers([])
+
+    with pytest.raises(ResponseError, match=message):
+        end()
+    assert not framer.complete
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([(b"Content-Length", b"5")], "b'Content-Length' means nothing after the body"),
+        ([(b"transfer-encoding", b"chunked")], "means nothing after the body"),
+        ([(b"host", b"a")], "means nothing after the body"),
+        ([(b"set-cookie", b"a=b")], "means nothing after the body"),
+        ([(b"authorization", b"a")], "means nothing after the body"),
+        ([(b"trailer", b"a")], "means nothing after the body"),
+        ([(b"x", b"a\r\nb: c")], "trailer b'x' has a control byte"),
+        ([(b"x y", b"a")], "trailer b'x y' has a name that is not a token"),
+        ([("x", b"a")], "name of response trailer 'x' is str"),
+        ([(b"x", "a")], "value of response trailer b'x' is str"),
+        ([b"x"], "response trailer 0 is not a pair"),
+        (None, "the response trailers are None"),
+    ],
+)
+def test_what_may_not_be_a_trailer(fields: Any, message: str) -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    framer.start(200, [], None, b"a", True, True)
+    with pytest.raises(ResponseError, match=message):
+        framer.trailers(fields)
+    assert not framer.complete
+
+
+def test_the_field_trailer_is_dropped_when_none_come() -> None:
+    wire, _ = send(b"a", headers=[(b"trailer", b"x-sum"), (b"Trailer", b"b")])
+    assert b"railer" not in wire
+
+
 NAMES = st.sampled_from(
     [b"content-type", b"X-Own", b"set-cookie", b"vary", b"a b", b"", b"x\r\n", b"connection"]
 )

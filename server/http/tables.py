@@ -13,6 +13,7 @@ CODING: Final = 2  # transfer-encoding
 CONNECTION: Final = 3  # connection
 DATE: Final = 4  # date
 HOP: Final = 5  # about the connection, which is not the application's (RFC 9110 7.6.1): dropped
+TRAILER: Final = 6  # trailer: handed on if trailers are, else dropped (RFC 9110 6.6.2)
 
 # fmt: off
 # As applications spell them: ASGI wants lower case, WSGI applications write it as in the RFCs.
@@ -67,7 +68,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"keep-alive": HOP, b"Keep-Alive": HOP,
     b"proxy-connection": HOP, b"Proxy-Connection": HOP,
     b"te": HOP, b"TE": HOP,
-    b"trailer": HOP, b"Trailer": HOP,
+    b"trailer": TRAILER, b"Trailer": TRAILER,
 }
 
 # The codes of the IANA registry, with their phrases (RFC 9110 15).
