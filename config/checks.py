@@ -4,7 +4,6 @@ Each check gives `Finding`s. They look at the file system and the user database,
 """
 
 import grp
-import os
 import pwd
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -37,14 +36,11 @@ class NotYet(NamedTuple):
 NOT_YET: Final = (
     NotYet(("interface",), lambda value: value == "wsgi", "wsgi"),
     NotYet(("workers", "threads"), lambda value: isinstance(value, ThreadRange), "a range {min, max}"),
-    NotYet(("workers", "mode"), lambda value: value == "async", "async"),
-    NotYet(("workers", "async_paths"), bool),
     NotYet(("workers", "max_requests"), bool),
     NotYet(("workers", "max_requests_jitter"), bool),
     NotYet(("workers", "max_rss"), bool),
     NotYet(("workers", "max_lifetime"), bool),
     NotYet(("timeouts", "request"), bool),
-    NotYet(("tls",), lambda value: value is not None),
     NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
     NotYet(("proxy", "protocol"), bool),
     NotYet(("admin",), lambda value: value is not None),
@@ -56,6 +52,7 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     """Everything that is wrong with `config` as a whole."""
     yield from _not_yet(config)
     yield from _places(config)
+    yield from _tls(config)
     yield from _listeners(config.listen)
     yield from _accounts(config)
     if config.limits.line > config.limits.head:
@@ -80,12 +77,15 @@ def _places(config: ServerConfig) -> Iterator[Finding]:
         for index, folder in enumerate(config.reload.dirs):
             if not folder.is_dir():
                 yield Finding(("reload", "dirs", index), f"no such directory: {folder}")
-    if config.tls is not None:
-        for name, file in (("cert", config.tls.cert), ("key", config.tls.key)):
-            if not file.is_file():
-                yield Finding(("tls", name), f"no such file: {file}")
-            elif not os.access(file, os.R_OK):
-                yield Finding(("tls", name), f"may not be read: {file}")
+
+
+def _tls(config: ServerConfig) -> Iterator[Finding]:
+    if config.tls is None:
+        return
+    from .certificates import problems  # noqa: PLC0415 - brings in ssl, which few configurations need
+
+    for path, message in problems(config.tls):
+        yield Finding(("tls", *path), message)
 
 
 def _listeners(addresses: tuple[ListenAddress, ...]) -> Iterator[Finding]:

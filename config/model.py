@@ -18,13 +18,27 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .addresses import ListenAddress, TcpAddress
-from .compound import FilePath, Listen, ListOf, Maybe, Network, ThreadRange, Threads, Variables
-from .kinds import Choice, Duration, Flag, Octal, Size, Text, Whole, WholeOrAuto
+from .compound import (
+    CertificatePair,
+    FilePath,
+    Listen,
+    ListOf,
+    Maybe,
+    Network,
+    Pair,
+    ThreadRange,
+    Threads,
+    Variables,
+)
+from .kinds import Choice, Duration, Flag, Octal, Size, Text, Version, Whole, WholeOrAuto
 from .spec import key, late_key, optional_section, required_key, section
 
 type Interface = Literal["auto", "asgi", "wsgi", "sync"]
 type Mode = Literal["sync", "async"]
+type LoopKind = Literal["auto", "asyncio", "uvloop"]
 type StartMethod = Literal["fork", "spawn"]
+type ClientCertificates = Literal["none", "optional", "required"]
+type TlsVersion = Literal["1.2", "1.3"]
 type LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 type LogFormat = Literal["auto", "text", "json", "color"]
 
@@ -40,11 +54,12 @@ _APP: Final = Text(
 _URL_PATH: Final = Text(what="a path such as /api (or nothing)", pattern=r"(/[!-.0->@-~]+)*")
 _PATH_PREFIX: Final = Text(what="a path that begins with /", pattern=r"/[!->@-~]*")
 _PATTERN: Final = Text(what="a file name pattern such as *.py")
+_CIPHERS: Final = Text(what="a cipher list of OpenSSL", pattern=r"[!-~]+")
 _ACCOUNT: Final = Text(what="a name or a number", pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?")
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
 
 __all__ = [
-    "AdminConfig", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig", "ReloadConfig", "ServerConfig",
+    "AdminConfig", "CertificatePair", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig", "ReloadConfig", "ServerConfig",
     "ThreadRange", "TimeoutsConfig", "TlsConfig", "WorkersConfig",
 ]  # fmt: skip
 
@@ -60,7 +75,7 @@ class WorkersConfig:
 
     processes: int | Literal["auto"] = key(
         WholeOrAuto(Whole(least=1, most=1024)), "auto",
-        "child processes; auto: 1 without a GIL, one for each CPU with a GIL")  # fmt: skip
+        "child processes; auto: 1, or one for each CPU with a GIL or mode async")  # fmt: skip
     threads: int | Literal["auto"] | ThreadRange = key(
         Threads(), "auto", "threads in each child, or {min, max}; auto: twice the CPUs, at least 4"
     )
@@ -68,6 +83,11 @@ class WorkersConfig:
         Choice[Mode](("sync", "async")),
         "sync",
         "sync: each request on a thread; async: all on one event loop",
+    )
+    loop: LoopKind = key(
+        Choice[LoopKind](("auto", "asyncio", "uvloop")),
+        "auto",
+        "the event loop of asynchronous work; auto: uvloop when it is installed",
     )
     async_paths: tuple[str, ...] = key(
         ListOf(_PATH_PREFIX), (), "path prefixes that are served on the event loop"
@@ -86,10 +106,13 @@ class WorkersConfig:
     root_path: str = key(_URL_PATH, "", "the path that a proxy strips before it passes requests on")
 
     def process_count(self) -> int:
-        """The number of children: one copy of the app serves all cores when threads run in parallel."""
+        """The number of children: one copy of the app serves all cores when threads run in parallel.
+
+        An event loop runs on one core, so `mode: async` has a child for each.
+        """
         if self.processes != "auto":
             return self.processes
-        return 1 if free_threaded() else _cpus()
+        return 1 if free_threaded() and self.mode == "sync" else _cpus()
 
     def thread_count(self) -> int:
         """The number of SyncWorkers in each child (the smallest, for a range)."""
@@ -108,6 +131,7 @@ class TimeoutsConfig:
     """How long things may take, in seconds. 0 means no limit."""
 
     boot: float = key(_TIMEOUT, 60.0, "a child, from its start until it is ready")
+    handshake: float = key(_TIMEOUT, 10.0, "a client, for the TLS handshake")
     head: float = key(_TIMEOUT, 10.0, "a client, for the whole head of a request")
     body: float = key(_TIMEOUT, 30.0, "a client, for each further 64 KiB of a request's body")
     keep_alive: float = key(_TIMEOUT, 30.0, "an idle connection, until the next request begins")
@@ -148,6 +172,9 @@ class ReloadConfig:
     debounce: float = key(Duration(most=60.0), 0.2, "wait this long for more changes")
 
 
+key_of: Final = key  # the same, in a class that has a key of its own
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
     """Serve HTTPS."""
@@ -156,6 +183,23 @@ class TlsConfig:
         metadata=required_key(FilePath(), "the certificate and its chain, PEM", example="server.pem")
     )
     key: Path = field(metadata=required_key(FilePath(), "its private key, PEM", example="server.key"))
+    certificates: tuple[CertificatePair, ...] = key_of(
+        ListOf(Pair()), (), "more {cert, key} pairs; the client's server name (SNI) chooses among them"
+    )
+    client_ca: Path | None = key_of(
+        Maybe(FilePath()), None, "the authorities that sign clients' certificates, PEM"
+    )
+    client_cert: ClientCertificates = key_of(
+        Choice[ClientCertificates](("none", "optional", "required")),
+        "none",
+        "whether clients are asked for a certificate, and must have one",
+    )
+    min_version: TlsVersion = key_of(
+        Version[TlsVersion](("1.2", "1.3")), "1.2", "the oldest version of TLS that is spoken"
+    )
+    ciphers: str | None = key_of(
+        Maybe(_CIPHERS), None, "cipher suites of TLS 1.2, as OpenSSL lists them; null: modern ones"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,23 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .app_loader import ASGIApp, no_asgi
+from .app_loader import ASGIApp, WSGIApp, no_asgi
 from .asgi.cycle import Cycle
+from .asgi.run_sync import call_blocking
 from .asgi.scope import ScopeBuilder
+from .blocking import BlockingExchange
 from .connection import Connection
 from .exchange import ClientGone, Exchange, Host
 from .http.events import RequestReceived
 from .http.response import ResponseError
+from .routes import WEBSOCKET
 from .sync_app import RawRequest, SyncApp
+from .websocket import WebSocketCycle
+
+if TYPE_CHECKING:
+    from .wsgi import WsgiRunner
 
 errors = logging.getLogger("serverd.error")
 
@@ -39,35 +46,39 @@ class AppRunner:
         self,
         worker: Host,
         app: ASGIApp,
-        sync_app: SyncApp | None,
         ended: Callable[[], None],
-        root_path: str = "",
+        *,
+        sync_app: SyncApp | None = None,
+        wsgi_app: WSGIApp | None = None,
     ) -> None:
+        root_path = worker.config.workers.root_path
         self._worker = worker
         self._app = app
         self._sync_app = sync_app
+        self._wsgi: WsgiRunner | None = None
+        if wsgi_app is not None:
+            from .wsgi import WsgiRunner  # noqa: PLC0415
+
+            self._wsgi = WsgiRunner(worker, wsgi_app)
         self._ended = ended
         self.scopes = ScopeBuilder(root_path)
-        self.pending: dict[asyncio.Task[Any], Cycle] = {}
+        self.pending: dict[asyncio.Task[Any], Exchange] = {}
         self.current: Exchange | None = None
 
-    def may_block(self) -> bool:
-        """Whether the running request may block the thread: nothing else waits in its loop that it would hold up, or
-        wait for, and its response has not begun."""
-        if self._worker.loop.left_behind:
-            return False
-        pending = self.pending
-        if not pending:
-            return self.current is None or not self.current.status
-        cycle = pending.get(asyncio.current_task()) if len(pending) == 1 else None  # type: ignore[arg-type]
-        return cycle is not None and not cycle.status
-
-    def start(self, conn: Connection, request: RequestReceived, body: bytes) -> Cycle:
+    def start(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
         """Run the application as far as it goes without waiting. The exchange's task is in ``pending`` if it waits."""
         worker = self._worker
-        cycle = Cycle(worker, conn, request, body)
+        cycle: Cycle | WebSocketCycle
+        if self._wsgi is not None:
+            return self._call_wsgi(self._wsgi, conn, request, body)
+        if request.route == WEBSOCKET:
+            cycle = WebSocketCycle(worker, conn, request, body)
+        else:
+            cycle = Cycle(worker, conn, request, body)
         self.current = cycle
         try:
+            if isinstance(cycle, WebSocketCycle) and not cycle.shake_hands():
+                return cycle
             if self._sync_app is not None and self._call_sync(cycle):
                 return cycle
             coro = self._app(self.scopes.build(conn, request), cycle.receive, cycle.send)
@@ -90,7 +101,7 @@ class AppRunner:
         self._finish(cycle, asyncio.CancelledError() if task.cancelled() else task.exception())
         self._ended()
 
-    def _finish(self, cycle: Cycle, exc: BaseException | None) -> None:
+    def _finish(self, cycle: Exchange, exc: BaseException | None) -> None:
         """The call is over: see that its response is."""
         if (cycle.gone or (cycle.done and not cycle.complete)) and (
             exc is None or _is_about(exc, ClientGone)
@@ -98,18 +109,29 @@ class AppRunner:
             # The client left, or was cut off, and that was said where it happened: no fault of the application's.
             cycle.cut()
         elif exc is None:
-            if not cycle.done:
-                begun = cycle.status != 0
-                _report(
-                    cycle,
-                    "returned before its response was complete" if begun else "returned without a response",
-                )
-                cycle.fail(500, "Internal Server Error")
+            if not cycle.done and (complaint := cycle.returned()):
+                _report(cycle, complaint)
         else:
             _report(cycle, "raised an exception", exc)
             cycle.fail(500, "Internal Server Error")
 
-    def _call_sync(self, cycle: Cycle) -> bool:
+    def _call_wsgi(
+        self, wsgi: WsgiRunner, conn: Connection, request: RequestReceived, body: bytes
+    ) -> Exchange:
+        """Let the WSGI application answer, on this thread, as if it had no event loop."""
+        exchange = BlockingExchange(self._worker, conn, request, body)
+        self.current = exchange
+        failure: BaseException | None = None
+        try:
+            call_blocking(contextvars.copy_context().run, wsgi.run, exchange)
+        except BaseException as exc:  # noqa: BLE001 - also SystemExit: it ends the request, never the thread
+            failure = exc
+        finally:
+            self.current = None
+        self._finish(exchange, failure)
+        return exchange
+
+    def _call_sync(self, cycle: Exchange) -> bool:
         """Let ``handle_sync`` have the request. False when it leaves it to ASGI, or the body is not all here."""
         assert self._sync_app is not None
         if cycle.conn.request is not None:
@@ -149,7 +171,7 @@ def _is_about(exc: BaseException | None, kind: type[BaseException]) -> bool:
     return isinstance(exc, kind)
 
 
-def _report(cycle: Cycle, what: str, exc: BaseException | None = None) -> None:
+def _report(cycle: Exchange, what: str, exc: BaseException | None = None) -> None:
     """Log an application's error with the request that met it; the path is escaped by the log's formatter."""
     request = cycle.request
     path = request.raw_path.decode("ascii", "backslashreplace")
@@ -159,8 +181,8 @@ def _report(cycle: Cycle, what: str, exc: BaseException | None = None) -> None:
     if isinstance(exc, RuntimeError) and _OTHER_LOOP in str(exc) and not _advised.is_set():
         _advised.set()
         errors.error(
-            "an object of one event loop was used in another: each worker thread has a loop of its own. Create such "
-            "clients per request, or in each thread; one shared loop (workers.mode: async) is not yet supported"
+            "an object of one event loop was used in another: each worker thread has a loop of its own. Set "
+            "workers.mode: async for one shared loop, or create such clients per request, or in each thread"
         )
 
 

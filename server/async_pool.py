@@ -1,30 +1,51 @@
-"""The child's home event loop, in a thread of its own: the lifespan runs here, and what an application starts in it.
+"""The child's home event loop, in a thread of its own: the lifespan runs here, what an application starts in it,
+and what of its requests is long (see ``home``).
 
 Promises: the loop runs from ``start`` to ``stop``, so a background task that the lifespan made lives as long as the
-child. Refuses: requests (each worker has a loop of its own for those).
+child. Refuses: to end because a task of the application raised SystemExit.
 
-Threads: ``start`` and ``stop`` belong to the child's main thread; ``call`` may be used from any other thread.
+Threads: ``start``, ``serve``, ``drain`` and ``stop`` belong to the child's main thread; ``call`` and ``take`` may
+be used from any other thread than the loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import importlib
+import logging
 import threading
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from ..config import ServerConfig
+from .access_log import WorkerLog
+from .conn_queue import ConnectionQueue
+from .connection import Connection
+from .exchange import Exchange
+from .home import Home
+from .http.events import RequestReceived
+from .lifecycle import LifecycleCollector
+
+if TYPE_CHECKING:
+    from .app_loader import ASGIApp
+
+logger = logging.getLogger("serverd.worker")
 
 # How long the loop's own shutdown (cancelled tasks, async generators) may take at the end of a child, in seconds.
-_CLOSING = 5.0
+_CLOSING: Final = 5.0
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class AsyncPool:
-    """See the module."""
+    """See the module. ``loop``: "auto" (uvloop when it is installed), "asyncio" or "uvloop" (raises ImportError)."""
 
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._ended = asyncio.Event()
+    def __init__(self, loop: str = "asyncio") -> None:
+        self._runner = asyncio.Runner(loop_factory=_loop_factory(loop))
+        self._over = False
         self._running = threading.Event()
+        self._home: Home | None = None
         # A daemon: a lifespan that never ends must not keep the child from exiting.
         self._thread = threading.Thread(target=self._run, name="serverd-home", daemon=True)
 
@@ -37,17 +58,79 @@ class AsyncPool:
         """Run ``coro`` in the home loop."""
         return asyncio.run_coroutine_threadsafe(coro, self._runner.get_loop())
 
+    def serve(
+        self,
+        config: ServerConfig,
+        app: ASGIApp,
+        queue: ConnectionQueue,
+        *,
+        state: dict[str, Any] | None = None,
+        access_log: WorkerLog | None = None,
+        lifecycle_collector: LifecycleCollector | None = None,
+    ) -> None:
+        """Serve ``app`` here from now on: what ``take`` brings, and with a ``LoopQueue`` all that it gives."""
+
+        async def make() -> Home:
+            home = Home(config, app, queue, access_log=access_log, lifecycle_collector=lifecycle_collector)
+            if state is not None:
+                home.set_lifespan_state(state)
+            return home
+
+        self._home = self.call(make()).result()
+
+    def take(self, conn: Connection, request: RequestReceived, body: bytes) -> None:
+        """Serve a request whose head (and buffered body) a worker has read; the connection is the home loop's now."""
+        assert self._home is not None
+        self._home.take(conn, request, body)
+
+    def drain(self) -> None:
+        """End what clients will begin anew elsewhere, finish everything else."""
+        if self._home is not None:
+            self._home.drain()
+
+    def is_idle(self) -> bool:
+        """Whether no request is served here."""
+        return self._home is None or self._home.is_idle()
+
+    def in_flight(self) -> list[Exchange]:
+        """The requests of this moment; they may end while the caller looks at them."""
+        return [] if self._home is None else self._home.in_flight()
+
+    @property
+    def requests(self) -> int:
+        """How many it has read itself (those that were handed over count where they were read)."""
+        return 0 if self._home is None else self._home.requests
+
     def stop(self) -> bool:
         """Cancel what is left and end the loop. False if it did not end within ``_CLOSING`` seconds."""
         if self._thread.is_alive():
-            self._runner.get_loop().call_soon_threadsafe(self._ended.set)
+            self._over = True
+            self._runner.get_loop().call_soon_threadsafe(self._runner.get_loop().stop)
             self._thread.join(_CLOSING)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         with self._runner as runner:
-            runner.run(self._until_stopped())
+            loop = runner.get_loop()
+            loop.call_soon(self._running.set)
+            while not self._over:
+                try:
+                    loop.run_forever()
+                except SystemExit, KeyboardInterrupt:
+                    # asyncio passes these on after it gave them to their task.
+                    logger.warning("a task of the application raised SystemExit in the home loop; it goes on")
+            if self._home is not None:
+                self._home.close()
 
-    async def _until_stopped(self) -> None:
-        self._running.set()
-        await self._ended.wait()
+
+def _loop_factory(kind: str) -> LoopFactory | None:
+    """What makes the loop; None is asyncio's own way. Raises ImportError for a uvloop that is not there."""
+    if kind == "asyncio":
+        return None
+    try:
+        factory: LoopFactory = importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        if kind == "uvloop":
+            raise
+        return None
+    return factory

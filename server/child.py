@@ -39,6 +39,7 @@ from .async_pool import AsyncPool
 from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
 from .conn_queue import SETTLED, ConnectionQueue
 from .farewell import Refuser
+from .loop_queue import LoopQueue
 from .sync_worker import SyncWorker
 
 logger = logging.getLogger("serverd.worker")
@@ -52,6 +53,9 @@ _LEAVING: Final = 2.0
 # How long the access log's reader may take for the last lines.
 _LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
+# So many workers may be held by their clients (WSGI, a slow download of a generator) and have a stand-in at a time; a
+# thread that waits takes about 100 KiB.
+_MOST_RELIEVED: Final = 256
 # A wait that no system call refuses, in seconds.
 _LONGEST: Final = 86400.0
 
@@ -119,9 +123,11 @@ class _Child:
         self._spec = spec
         self._config = config
         self._app = app
-        self._pool = AsyncPool()
+        self._pool = AsyncPool(config.workers.loop)
         self._lifespan = Lifespan(app.app)
-        self._queue = ConnectionQueue(config.timeouts, max_connections=config.limits.connections)
+        self._asynchronous = config.workers.mode == "async"
+        queue = LoopQueue if self._asynchronous else ConnectionQueue
+        self._queue = queue(config.timeouts, max_connections=config.limits.connections)
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
@@ -130,6 +136,9 @@ class _Child:
         self._refuser = Refuser(self._queue, self._new_log())
         self._workers: list[SyncWorker] = []
         self._threads: list[threading.Thread] = []
+        self._relieving = threading.Lock()  # stands before the two lists once the workers run
+        self._relieved = 0
+        self._requests_of_ended = 0
         self._terminated = False
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
@@ -157,26 +166,14 @@ class _Child:
         return True
 
     def start_workers(self) -> None:
-        """Start every thread; listen when the last one runs."""
-        config = self._config
-        for number in range(config.workers.thread_count()):
-            worker = SyncWorker(
-                config,
-                self._app.app,
-                None,
-                worker_id=number,
-                conn_queue=self._queue,
-                async_pool=self._pool,
-                sync_app=self._app.sync_app,
-                access_log=self._new_log(),
+        """Start every thread, and what is served on the home loop; listen when the last one runs."""
+        if self._app.interface == "asgi":
+            state = self._lifespan.state if self._lifespan.supported else None
+            self._pool.serve(
+                self._config, self._app.app, self._queue, state=state, access_log=self._new_log()
             )
-            if self._lifespan.supported:
-                worker.set_lifespan_state(self._lifespan.state)
-            self._workers.append(worker)
-            # Daemons: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
-            thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        for number in range(0 if self._asynchronous else self._config.workers.thread_count()):
+            self._start_worker(number)
         for worker in self._workers:
             worker.started.wait()
             if worker.failure is not None:
@@ -186,10 +183,54 @@ class _Child:
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
+    def _start_worker(self, number: int) -> None:
+        app = self._app
+        worker = SyncWorker(
+            self._config,
+            app.app,
+            None,
+            worker_id=number,
+            conn_queue=self._queue,
+            async_pool=self._pool if app.interface == "asgi" else None,
+            sync_app=app.sync_app,
+            wsgi_app=app.wsgi_app,
+            access_log=self._new_log(),
+            relief=self._relieve,
+        )
+        if self._lifespan.supported:
+            worker.set_lifespan_state(self._lifespan.state)
+        # Daemons: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
+        thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
+        self._workers.append(worker)
+        self._threads.append(thread)
+        thread.start()
+
+    def _relieve(self, worker: SyncWorker) -> bool:
+        """A client holds ``worker``: start another in its place, unless too many are held already. Any worker's thread.
+
+        Those that have ended since leave the lists here, as they matter to nobody before the next one comes.
+        """
+        with self._relieving:
+            ended = {
+                old for old, thread in zip(self._workers, self._threads, strict=True) if not thread.is_alive()
+            }
+            self._relieved -= len(ended)
+            self._requests_of_ended += sum(old.requests for old in ended)
+            if self._relieved >= _MOST_RELIEVED:
+                return False
+            kept = [pair for pair in zip(self._workers, self._threads, strict=True) if pair[0] not in ended]
+            self._workers = [old for old, _ in kept]
+            self._threads = [thread for _, thread in kept]
+            self._relieved += 1
+            self._start_worker(worker.worker_id)
+            if worker.draining:
+                self._workers[-1].start_draining()
+        return True
+
     def readiness(self, seconds: float) -> Ready:
         return Ready(
             pid=os.getpid(),
-            threads=len(self._threads),
+            threads=len(self._threads),  # none in `mode: async`
             gil=gil_enabled(),
             gil_culprit=self._app.gil_culprit,
             seconds=seconds,
@@ -268,28 +309,34 @@ class _Child:
                     self._queue.close_idle()
         cut = self._cut_off()
         self._shut_down(min(max(deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
-        self._spec.channel.send(Drained(sum(worker.requests for worker in self._workers), cut))
+        served = sum(worker.requests for worker in self._workers) + self._requests_of_ended
+        self._spec.channel.send(Drained(served + self._pool.requests, cut))
         return 0
 
     def _begin_drain(self, order: Drain) -> None:
-        for worker in self._workers:
-            worker.start_draining()
+        with self._relieving:
+            for worker in self._workers:
+                worker.start_draining()
+        self._pool.drain()
         self._queue.stop_accepting(take_backlog=order.final)
 
     def _drained(self) -> bool:
-        return not self._queue.open and all(worker.is_idle() for worker in self._workers)
+        idle = self._pool.is_idle() and all(worker.is_idle() for worker in list(self._workers))
+        return idle and not self._queue.open
 
     def _cut_off(self) -> list[str]:
         """Name the requests that are given up, and let the workers go."""
         now = time.monotonic()
-        cut = [describe(exchange, now) for worker in self._workers for exchange in worker.in_flight()]
-        if tasks := sum(worker.left_behind() for worker in self._workers):
+        workers = list(self._workers)
+        held = [exchange for worker in workers for exchange in worker.in_flight()] + self._pool.in_flight()
+        cut = [describe(exchange, now) for exchange in held]
+        if tasks := sum(worker.left_behind() for worker in workers):
             cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
         for line in cut:
             logger.warning("cut off at the end of timeouts.graceful: %s", line)
         self._queue.wake()
         deadline = now + (0.0 if cut else _LEAVING)
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
         return cut
 

@@ -25,7 +25,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from ..config import TimeoutsConfig
-from .connection import INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
+from .connection import AT_ONCE, INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
 from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
 
 logger = logging.getLogger("serverd.worker")
@@ -60,8 +60,15 @@ LINGER: Final = 2.0
 SETTLED: Final = 0.05
 
 
+# (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
+MakeConnection = Callable[[int, int, int, Address | None, Server | None, float], Connection]
+
+
 class ConnectionQueue:
-    """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded."""
+    """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded.
+
+    ``make_connection`` is called by any thread.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class ConnectionQueue:
         *,
         max_connections: int = 0,
         record: Callable[[LifecycleEvent], None] | None = None,
+        make_connection: MakeConnection = Connection,
     ) -> None:
         limits = timeouts or TimeoutsConfig()
         seconds = {
@@ -77,11 +85,13 @@ class ConnectionQueue:
             Phase.BODY: limits.body,
             Phase.WRITING: limits.write,
             Phase.LINGERING: LINGER,
+            Phase.HANDSHAKE: limits.handshake,
         }
         self._seconds = tuple(seconds.get(phase) or float("inf") for phase in range(len(NAMES)))
         self._shortest = min(self._seconds)
         self._max = max_connections
         self._record = record
+        self._make = make_connection
         self._epoll = select.epoll()
         self._modify = self._epoll.modify
         self._table: dict[int, Connection] = {}
@@ -123,11 +133,16 @@ class ConnectionQueue:
             if timeout == 0:
                 return None
 
-    def park(self, conn: Connection, *, keep_deadline: bool = False) -> None:
-        """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
+    def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
+        """Give up ownership until the connection has something to do, or its phase's deadline has passed.
+
+        ``at_once``: its next request is here already, and whoever calls ``get`` shall serve it.
+        """
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()
         fd, interest = conn.fd, INTEREST[conn.phase]
+        if at_once:
+            interest |= AT_ONCE
         arm = self._modify if conn.registered else self._epoll.register
         conn.registered = True
         conn.owned.release()
@@ -187,7 +202,7 @@ class ConnectionQueue:
             local = (str(listener.getsockname()), None)
         else:
             local = sock.getsockname()[:2]
-        conn = Connection(number, sock.family, sock.detach(), _inet(address), local, now)
+        conn = self._make(number, sock.family, sock.detach(), _inet(address), local, now)
         self._table[conn.fd] = conn
         if self._record is not None:
             self._record(ConnectionOpened(conn.id, now, conn.peer))
@@ -283,6 +298,7 @@ class ConnectionQueue:
             if not _is_idle(conn, settled) or not conn.owned.acquire(False):
                 continue
             if _is_idle(conn, settled) and not conn.inbox and not conn.has_data():
+                conn.goodbye()
                 self.close(conn)
             else:
                 self.park(conn, keep_deadline=True)

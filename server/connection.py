@@ -41,9 +41,10 @@ class Phase:
     WRITING: Final = 4  # the response is complete here, the client has not taken all of it
     LINGERING: Final = 5  # answered and half-closed; what still comes is thrown away (RFC 9112 9.6)
     CLOSED: Final = 6
+    HANDSHAKE: Final = 7  # new, and TLS is not agreed upon yet
 
 
-NAMES: Final = ("IDLE", "HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED")
+NAMES: Final = ("IDLE", "HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED", "HANDSHAKE")
 
 # Indices of ``Connection.numbers``. They stand in an array because an object that one thread makes and another
 # drops has to be handed back to its maker, which cost 3 µs a request when two threads took turns on a connection; a
@@ -60,22 +61,31 @@ PROGRESS: Final = 64 * 1024
 # What wakes a parked connection, by phase: EPOLLONESHOT with EPOLLIN and EPOLLRDHUP, or with EPOLLOUT. As numbers,
 # because CPython makes only constants that it sees in the source immortal, and these are read by every thread for
 # every request; tests/test_connection.py compares them with those of select.
-INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0)
+INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0, 0x40002001)
+# Added to it for a connection that has to be served at once: a socket that has room is ready to be written to.
+AT_ONCE: Final = 0x4
 
 # The only authority on what may follow a phase: bit n of a row says that phase n may (LSB first: IDLE, HEAD, …).
 NEXT: Final = (
-    0b1111110,  # IDLE: anything but IDLE
-    0b1111110,  # HEAD: stays, or goes on
-    0b1111100,  # BODY: no way back to the head
-    0b1110011,  # RUNNING: the next request, writing, the end
-    0b1110011,  # WRITING: stays, the next request, the end
-    0b1100000,  # LINGERING: stays, the end
-    0b0000000,  # CLOSED
+    0b01111110,  # IDLE: anything but IDLE
+    0b01111110,  # HEAD: stays, or goes on
+    0b01111100,  # BODY: no way back to the head
+    0b01110011,  # RUNNING: the next request, writing, the end
+    0b01110011,  # WRITING: stays, the next request, the end
+    0b01100000,  # LINGERING: stays, the end
+    0b00000000,  # CLOSED
+    0b11100010,  # HANDSHAKE: stays, the first request, the end
 )
 
 
 class Connection(socket.socket):
-    """A non-blocking stream socket with its HTTP/1.1 state; see the module for who may touch it."""
+    """A non-blocking stream socket with its HTTP/1.1 state; see the module for who may touch it.
+
+    What TLS does otherwise (`tls.TlsConnection`) are the methods `recv`, `transmit`, `has_data`, `shake_hands` and
+    `goodbye`.
+    """
+
+    secure = False  # whether it speaks TLS
 
     __slots__ = (
         "body",
@@ -95,6 +105,7 @@ class Connection(socket.socket):
         "registered",
         "request",
         "taken",
+        "watched",
     )
 
     def __init__(
@@ -112,6 +123,7 @@ class Connection(socket.socket):
         self.owned = threading.Lock()
         self.owned.acquire()
         self.registered = False
+        self.watched = 0  # what the epoll of `mode: async` wakes it for
         self.inbox: bytes = b""  # received and not yet parsed
         self.request: RequestReceived | None = None  # its head, while its body is not complete
         self.decoder: SizedDecoder | ChunkedDecoder | None = None
@@ -143,6 +155,14 @@ class Connection(socket.socket):
             return True
         self.out = memoryview(data)[sent:]
         return False
+
+    def shake_hands(self) -> bool:
+        """One step of the handshake: True when it is done and the phase is HEAD. Raises OSError."""
+        self.move(Phase.HEAD)
+        return True
+
+    def goodbye(self) -> None:
+        """Say that nothing more will be sent, before the socket is half-closed or closed. Raises nothing."""
 
     def flush(self) -> bool:
         """Send more of ``out``. True when nothing is left. Raises OSError when the client is gone."""

@@ -10,11 +10,12 @@ Belongs to the thread of its worker, which owns the connection until ``done``; a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..config import TimeoutsConfig
+from ..config import ServerConfig, TimeoutsConfig
 from .access_log import WorkerLog
 from .conn_queue import ConnectionQueue
 from .connection import Connection, Phase
@@ -23,19 +24,36 @@ from .http.events import RequestReceived
 from .http.response import ResponseError, ResponseFramer
 from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
 from .memo import ResponseMemo
-from .worker_loop import WorkerLoop
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Watcher(Protocol):
+    """Calls back, in its loop, as long as a descriptor is readable or writable: an event loop, or part of one."""
+
+    def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call ``callback(*args)`` while ``fd`` is readable."""
+
+    def remove_reader(self, fd: int) -> Any:
+        """No more of that."""
+
+    def add_writer(self, fd: int, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call ``callback(*args)`` while ``fd`` is writable."""
+
+    def remove_writer(self, fd: int) -> Any:
+        """No more of that."""
 
 
 class Host(Protocol):
     """What an exchange uses of its worker. All of it belongs to the worker's thread, but ``queue`` (shared, see there)
     and ``draining``, which another thread sets once."""
 
+    config: ServerConfig
     worker_id: int
     timeouts: TimeoutsConfig
     queue: ConnectionQueue
-    loop: WorkerLoop
+    loop: asyncio.AbstractEventLoop
+    watcher: Watcher
     log: WorkerLog | None
     record: Callable[[LifecycleEvent], None] | None
     draining: bool
@@ -46,6 +64,9 @@ class Host(Protocol):
 
     def decode(self, conn: Connection, data: bytes) -> bytes:
         """More body bytes of ``conn``; see ``RequestReader.decode``."""
+
+    def relieve(self) -> bool:
+        """The thread is about to wait for a client: see that another serves in its place. False if none can."""
 
 
 class ClientGone(OSError):
@@ -63,6 +84,7 @@ class Exchange:
         "conn",
         "done",
         "framer",
+        "gone",
         "owns",
         "request",
         "since",
@@ -81,6 +103,7 @@ class Exchange:
         self.status = 0  # of the response, once its head is sent
         self.body_bytes = 0
         self.done = False  # the connection is not ours any more
+        self.gone = False  # the client left, or was cut off
         self.complete = False  # because the response is, and not because it was cut
         self.owns = (
             False  # done in the first step, and the connection is ours, as its next request is already here
@@ -171,6 +194,15 @@ class Exchange:
             self.begin(status, headers, text, False)
         except ClientGone:
             pass
+
+    def returned(self) -> str:
+        """The application returned and the exchange is not done: end it; what was wrong with that, if anything."""
+        begun = self.status != 0
+        self.fail(500, "Internal Server Error")
+        return "returned before its response was complete" if begun else "returned without a response"
+
+    def drain(self) -> None:
+        """This child is to end: what can be ended without harm to the client ends now. In the loop."""
 
     def cut(self) -> None:
         """Close the connection in the middle of the exchange; the client sees a truncated response."""

@@ -50,6 +50,8 @@ class Refuser:
             part = "body" if phase == Phase.BODY else "head"
             self.refuse(conn, 408, f"the request's {part} did not arrive in time")
         else:
+            if phase == Phase.IDLE:
+                conn.goodbye()
             self._queue.close(conn)
 
 
@@ -73,6 +75,7 @@ def dismiss(queue: ConnectionQueue, conn: Connection, keep_alive: bool) -> bool:
         # Closing now would reset the connection, and the client could lose the response (RFC 9112 9.6).
         linger(queue, conn)
     else:
+        conn.goodbye()
         queue.close(conn)
     return False
 
@@ -81,6 +84,7 @@ def linger(queue: ConnectionQueue, conn: Connection) -> None:
     """Half-close, and throw away what still comes until the client closes too or ``LINGER`` seconds have passed."""
     conn.move(Phase.LINGERING)
     conn.inbox = b""
+    conn.goodbye()
     try:
         conn.shutdown(socket.SHUT_WR)
     except OSError:

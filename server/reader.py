@@ -17,6 +17,7 @@ from .http import parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
 from .memo import Complete, RequestMemo
+from .routes import Router, all_on_threads
 
 # One receive takes this much: larger than nearly every request, small enough that the allocation is cheap.
 RECEIVE: Final = 16 * 1024
@@ -27,16 +28,22 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RequestReader:
-    """See the module. ``force_general`` sends every head through h11, for the conformance tests."""
+    """See the module. ``force_general`` sends every head through h11, for the conformance tests.
 
-    __slots__ = ("_body", "_buffered", "_force_general", "_known", "_limits")
+    ``route`` says where a request is served.
+    """
 
-    def __init__(self, limits: LimitsConfig, *, force_general: bool = False) -> None:
+    __slots__ = ("_body", "_buffered", "_force_general", "_known", "_limits", "_route")
+
+    def __init__(
+        self, limits: LimitsConfig, *, route: Router = all_on_threads, force_general: bool = False
+    ) -> None:
         self._limits = HeadLimits(limits.line, limits.head, limits.headers)
         self._body = limits.body
         self._buffered = limits.buffered_body
         self._force_general = force_general
         self._known = RequestMemo()
+        self._route = route
 
     def read(self, conn: Connection) -> Complete | None:
         """The next request, or None: then ``conn.phase`` says what the connection waits for, and its SINCE is 0
@@ -66,6 +73,7 @@ class RequestReader:
                 conn.move(Phase.HEAD)
                 conn.numbers[SINCE] = 0.0
             return None
+        request.route = self._route(request)
         size = request.head_size
         if not request.content_length and not request.chunked:
             conn.inbox = rest = inbox[size:]

@@ -46,5 +46,5 @@ def tell_about_websocket(request: RequestReceived) -> None:
     if not _told.is_set() and _classify_request(request).websocket:
         _told.set()
         logger.warning(
-            "a client asked for WebSocket, which is not yet supported: it is answered as plain HTTP"
+            "a client asked for WebSocket, which takes an ASGI application: it is answered as plain HTTP"
         )

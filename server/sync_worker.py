@@ -22,26 +22,25 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from ..config import ServerConfig
 from .access_log import WorkerLog
-from .app_runner import AppRunner
 from .asgi.run_sync import InlineCalls
 from .conn_queue import ConnectionQueue
-from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
+from .connection import Connection
 from .exchange import Exchange
-from .farewell import Refuser, dismiss
-from .http.events import ProtocolError, RequestReceived
+from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector, recorder
-from .memo import ResponseMemo
-from .reader import RequestReader
-from .request_meta import _classify_request, _RequestMeta, tell_about_websocket
+from .request_meta import _classify_request, _RequestMeta
+from .routes import all_on_threads, router
+from .serving import Serving
 from .sync_app import SyncApp
 from .worker_loop import WorkerLoop
 
 if TYPE_CHECKING:
-    from .app_loader import ASGIApp
+    from .app_loader import ASGIApp, WSGIApp
     from .async_pool import AsyncPool
 
 __all__ = ["SyncWorker", "_RequestMeta", "_classify_request"]
@@ -52,8 +51,14 @@ logger = logging.getLogger("serverd.worker")
 POLL_INTERVAL: Final = 0.5
 
 
-class SyncWorker:
-    """See the module. With ``conn_queue`` the worker shares the child's queue; else it accepts from ``sock`` alone."""
+class SyncWorker(Serving):
+    """See the module. With ``conn_queue`` the worker shares the child's queue; else it accepts from ``sock`` alone.
+
+    With ``async_pool`` what is known to be long from its head is handed over to it. ``relief`` is called, on this
+    thread, when a client is about to hold it: it starts another worker in its place and returns True, or False.
+    """
+
+    loop: WorkerLoop
 
     def __init__(
         self,
@@ -68,27 +73,34 @@ class SyncWorker:
         async_pool: AsyncPool | None = None,
         conn_queue: ConnectionQueue | None = None,
         sync_app: SyncApp | None = None,
+        wsgi_app: WSGIApp | None = None,
         access_log: WorkerLog | None = None,
+        relief: Callable[[SyncWorker], bool] | None = None,
     ) -> None:
         if conn_queue is None and sock is None:
             raise ValueError("a SyncWorker needs a conn_queue or a listening sock")
-        if ssl_context is not None:
-            raise NotImplementedError("TLS is not yet supported")
-        self.config = config
-        self.timeouts = config.timeouts
-        self.worker_id = worker_id
-        self.draining = False
-        self.requests = 0
-        self.record = recorder(lifecycle_collector)
-        self.log = access_log
+        record = recorder(lifecycle_collector)
+        if conn_queue is None:
+            if ssl_context is not None:
+                raise NotImplementedError("TLS is not yet supported")
+            queue = ConnectionQueue(config.timeouts, record=record)
+        super().__init__(
+            config,
+            conn_queue or queue,
+            app,
+            worker_id=worker_id,
+            route=router(config.workers.async_paths) if async_pool is not None else all_on_threads,
+            record=record,
+            access_log=access_log,
+            sync_app=sync_app,
+            wsgi_app=wsgi_app,
+        )
+        self.retired = False  # another worker has taken its place, and it ends with its request
         self._sock = sock
         self._async_pool = async_pool
+        self._relief = relief
         self._shutdown = shutdown_event
         self._shared = conn_queue is not None
-        self.queue = conn_queue or ConnectionQueue(config.timeouts, record=self.record)
-        self._refuser = Refuser(self.queue, access_log)
-        self._reader = RequestReader(config.limits)
-        self._runner = AppRunner(self, app, sync_app, self._ended, config.workers.root_path)
         self._pending = self._runner.pending
         self._poll_interval: float | None = None
         self._on_loop = False
@@ -96,18 +108,8 @@ class SyncWorker:
         self._tick: asyncio.TimerHandle | None = None
         self.started = threading.Event()  # set when the thread serves, or has failed to begin
         self.failure: OSError | None = None
-        self.heads = ResponseMemo()
-        self.loop: WorkerLoop
 
     # -- for the child's main thread ---------------------------------------------------------------------------------
-
-    def set_lifespan_state(self, state: dict[str, Any]) -> None:
-        """The lifespan's state; every request gets its own shallow copy. Before ``run``."""
-        self._runner.scopes.state = state
-
-    def start_draining(self) -> None:
-        """Say ``Connection: close`` from now on. Any thread: one attribute is set once."""
-        self.draining = True
 
     def is_idle(self) -> bool:
         """True if no request is being handled now, and none has left a task behind that still runs."""
@@ -147,9 +149,9 @@ class SyncWorker:
         event; 0 waits until somebody calls ``ConnectionQueue.wake``."""
         loop = runner.get_loop()
         assert isinstance(loop, WorkerLoop)
-        self.loop = loop
+        self.loop = self.watcher = loop
         self._poll_interval = poll_interval or None
-        calls = InlineCalls(self._runner.may_block)
+        calls = InlineCalls(self.may_block)
         loop.on_idle = self._ended
         loop.inline = calls.run_in_executor
         loop.call_soon(self._turn_safely, runner)
@@ -172,7 +174,7 @@ class SyncWorker:
         self.queue.release()
 
     def _finished(self) -> bool:
-        asked = self.queue.closed or (self._shutdown is not None and self._shutdown.is_set())
+        asked = self.retired or self.queue.closed or (self._shutdown is not None and self._shutdown.is_set())
         return asked and not self._pending
 
     def _turn_safely(self, runner: asyncio.Runner | None) -> None:
@@ -199,7 +201,7 @@ class SyncWorker:
         if self._on_loop:
             self._on_loop = False
             loop.remove_reader(self.queue.fileno())
-        while not self._pending and not loop.busy:
+        while not self._pending and not loop.busy and not self.retired:
             conn = get(interval)
             if conn is not None:
                 handle(conn, conn.peer, runner)
@@ -208,6 +210,9 @@ class SyncWorker:
                 return
             else:
                 self._keep_house()
+        if self._finished():
+            loop.stop()
+            return
         self._on_loop = True
         loop.add_reader(self.queue.fileno(), self._on_ready, runner)
         if interval is not None:
@@ -243,96 +248,33 @@ class SyncWorker:
             self.loop.remove_reader(self.queue.fileno())
             self.loop.call_soon(self._turn_safely, None)
 
-    # -- one connection ----------------------------------------------------------------------------------------------
-
-    def _handle_connection(
-        self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None
-    ) -> None:
-        """Carry a ready connection through its request-response cycles as far as they go now."""
-        try:
-            self._handle_connection_impl(conn, addr, runner)
-        except EOFError, OSError:
-            self.queue.close(conn)
-        except Exception:
-            logger.exception("connection %d: internal error; it is closed", conn.id)
-            self.queue.close(conn)
-        if self.draining:
-            self.queue.notice()
-
-    def _handle_connection_impl(
-        self, conn: Connection, addr: Address | None, runner: asyncio.Runner | None
-    ) -> bool:
-        """True if an exchange on ``conn`` goes on in this thread's loop."""
-        phase = conn.phase
-        if phase == Phase.WRITING:
-            if not self._write_on(conn):
-                return False
-        elif phase == Phase.LINGERING:
-            self._linger_on(conn)
+    def may_block(self) -> bool:
+        """Whether the running request may block the thread: nothing else waits in its loop that it would hold up, or
+        wait for, and its response has not begun."""
+        if self.loop.left_behind:
             return False
-        while True:
-            try:
-                request, body = self._recv_request_fast(conn)
-            except ProtocolError as exc:
-                self._send_error(conn, exc.status, exc.message)
-                return False
-            if request is None:
-                self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
-                return False
-            if request.upgrade:
-                tell_about_websocket(request)
-            conn.move(Phase.RUNNING)
-            conn.numbers[REQUESTS] += 1
-            self.requests += 1
-            exchange = self._runner.start(conn, request, body)
-            if not exchange.owns:
-                return not exchange.done
-            exchange.owns = False
+        runner = self._runner
+        pending = self._pending
+        if not pending:
+            return runner.current is None or not runner.current.status
+        exchange = pending.get(asyncio.current_task()) if len(pending) == 1 else None  # type: ignore[arg-type]
+        return exchange is not None and not exchange.status
 
-    def _recv_request_fast(self, conn: Connection) -> tuple[RequestReceived | None, bytes]:
-        """The next complete request and its body, or (None, b"") when the connection has to wait for more.
+    # -- what is not for this thread -------------------------------------------------------------------------------
 
-        Raises ProtocolError, EOFError (the client closed its side), OSError.
-        """
-        return self._reader.read(conn) or (None, b"")
+    def _hand_over(self, conn: Connection, request: RequestReceived, body: bytes) -> bool:
+        """Give what will be long to the home loop, before the application is called."""
+        assert self._async_pool is not None  # else nothing has a route
+        self._async_pool.take(conn, request, body)
+        return True
 
-    def decode(self, conn: Connection, data: bytes) -> bytes:
-        """For a body that the application reads as it comes. Raises ProtocolError."""
-        return self._reader.decode(conn, data)
+    def relieve(self) -> bool:
+        """See ``Serving``: a stand-in takes over all that comes, and this worker ends with its request."""
+        if not self.retired and self._relief is not None and not self._pending:
+            self.retired = self._relief(self)
+        return self.retired
 
     def _ended(self) -> None:
         """A call of the application that had to wait in the loop, or the last task it left there, is over."""
-        if self.draining:
-            self.queue.notice()
+        super()._ended()
         self._settle()
-
-    def go_on(self, conn: Connection) -> None:
-        """Serve the next request of a connection that this worker owns. In the loop."""
-        self._handle_connection(conn, conn.peer, None)
-
-    def _write_on(self, conn: Connection) -> bool:
-        """Send more of a finished response. True when it is all sent and the next request is already here."""
-        if conn.flush():
-            return dismiss(self.queue, conn, conn.keep_alive)
-        enough = conn.taken >= PROGRESS
-        if enough:
-            conn.taken = 0
-        self.queue.park(conn, keep_deadline=not enough)
-        return False
-
-    def _linger_on(self, conn: Connection) -> None:
-        """Throw away what a client still sends after the last response."""
-        if conn.take() == b"":
-            self.queue.close(conn)
-        else:
-            self.queue.park(conn, keep_deadline=True)
-
-    # -- answers without the application -----------------------------------------------------------------------------
-
-    def _send_error(self, conn: Connection, status: int, message: str) -> None:
-        """Answer ``status`` with one line of plain text, and close once the client could read it."""
-        self._refuser.refuse(conn, status, message)
-
-    def _cached_date_header(self) -> bytes | None:
-        """The value of Date (RFC 9110 6.6.1), made at most once a second."""
-        return self.heads.tick()

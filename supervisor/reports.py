@@ -38,8 +38,9 @@ def crash_hint(status: int) -> str:
 
 
 def is_ready(generation: Generation, threads: int, seconds: float) -> str:
-    """`generation 3 ready in 0.21 s: 2 processes × 4 threads`."""
-    size = f"{count(generation.wanted, 'process', 'processes')} × {count(threads, 'thread')}"
+    """`generation 3 ready in 0.21 s: 2 processes × 4 threads`. threads: 0 in `mode: async`."""
+    each = count(threads, "thread") if threads else "1 event loop"
+    size = f"{count(generation.wanted, 'process', 'processes')} × {each}"
     return f"generation {generation.number} ready in {seconds:.2f} s: {size}"
 
 

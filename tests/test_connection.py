@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from serverd.server.connection import INTEREST, NAMES, NEXT, Connection, Phase
+from serverd.server.connection import AT_ONCE, INTEREST, NAMES, NEXT, Connection, Phase
 
 ALLOWED = {
     "IDLE": {"HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "WRITING": {"IDLE", "HEAD", "WRITING", "LINGERING", "CLOSED"},
     "LINGERING": {"LINGERING", "CLOSED"},
     "CLOSED": set(),
+    "HANDSHAKE": {"HEAD", "LINGERING", "CLOSED", "HANDSHAKE"},
 }
 
 
@@ -43,5 +44,7 @@ def test_names_and_numbers_agree() -> None:
 def test_the_interest_is_what_select_calls_it() -> None:
     readable = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
     assert INTEREST[Phase.WRITING] == select.EPOLLOUT | select.EPOLLONESHOT
-    assert {INTEREST[phase] for phase in (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGERING)} == {readable}
+    waiting = (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGERING, Phase.HANDSHAKE)
+    assert {INTEREST[phase] for phase in waiting} == {readable}
+    assert AT_ONCE == select.EPOLLOUT
     assert INTEREST[Phase.RUNNING] == INTEREST[Phase.CLOSED] == 0

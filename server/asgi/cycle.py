@@ -18,6 +18,7 @@ from ..connection import PROGRESS, SINCE, Connection
 from ..exchange import ClientGone, Exchange, Host
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
+from ..routes import is_event_source
 
 Message = dict[str, Any]
 
@@ -32,7 +33,7 @@ _DISCONNECT: Final = "http.disconnect"
 class Cycle(Exchange):
     """See the module."""
 
-    __slots__ = ("_head", "_reading", "_room", "_timer", "_writing", "gone")
+    __slots__ = ("_head", "_reading", "_room", "_timer", "_writing")
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
@@ -41,7 +42,6 @@ class Cycle(Exchange):
         self._room: list[asyncio.Future[None]] = []  # who waits until the client reads
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
-        self.gone = False
 
     # -- receive ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Cycle(Exchange):
         self._reading.append(waiter)
         self.watching = True
         if watch:
-            loop.add_reader(self.conn.fd, _resolve, self._reading)
+            self.worker.watcher.add_reader(self.conn.fd, _resolve, self._reading)
         timer = loop.call_later(seconds, self._too_slow) if seconds else None
         try:
             await waiter
@@ -128,7 +128,7 @@ class Cycle(Exchange):
             if waiter in self._reading:
                 self._reading.remove(waiter)
             if not self._reading and not self.done:
-                loop.remove_reader(self.conn.fd)
+                self.worker.watcher.remove_reader(self.conn.fd)
 
     def _too_slow(self) -> None:
         self.gone = True
@@ -149,6 +149,8 @@ class Cycle(Exchange):
             if head is not None:
                 self._head = None
                 self.begin(head[0], head[1], body, more)
+                if more and self.worker.draining:
+                    self.drain()
             elif self.framer is not None:
                 self._stream(body, more)
             else:
@@ -170,7 +172,7 @@ class Cycle(Exchange):
             raise
 
     def _refuse_late(self, message: Message) -> None:
-        if self.complete:
+        if self.complete and not self.gone:
             raise RuntimeError(f"{message['type']} was sent after the response was complete")
         raise ClientGone(0, "the client has disconnected")
 
@@ -180,7 +182,7 @@ class Cycle(Exchange):
         if not self._writing:
             self._writing = self.watching = True
             self.conn.taken = 0
-            loop.add_writer(self.conn.fd, self._on_writable)
+            self.worker.watcher.add_writer(self.conn.fd, self._on_writable)
             self._start_timer()
         if self.conn.pending_out > HIGH_WATER:
             waiter = loop.create_future()
@@ -203,7 +205,7 @@ class Cycle(Exchange):
                 self._start_timer()
         if empty:
             self._writing = False
-            self.worker.loop.remove_writer(conn.fd)
+            self.worker.watcher.remove_writer(conn.fd)
         if conn.pending_out <= HIGH_WATER:
             _resolve(self._room)
 
@@ -216,15 +218,29 @@ class Cycle(Exchange):
             self._timer.cancel()
             self._timer = None
 
+    def drain(self) -> None:
+        """End the event stream of a browser, which connects again by itself; all else has until the deadline."""
+        if self.done or not is_event_source(self.request):
+            return
+        try:
+            if self._head is not None:
+                self.gone = True
+                self.begin(self._head[0], self._head[1], b"", False)
+            elif self.status:
+                self.gone = True
+                self.go_on(b"", False)
+        except (ResponseError, ClientGone):
+            self.cut()
+
     def released(self) -> None:
         """Before the connection goes: no watcher of this loop stays on its descriptor, nobody goes on waiting."""
         self._stop_timer()
         conn: Connection = self.conn
         if self._writing:
             self._writing = False
-            self.worker.loop.remove_writer(conn.fd)
+            self.worker.watcher.remove_writer(conn.fd)
         if self._reading:
-            self.worker.loop.remove_reader(conn.fd)
+            self.worker.watcher.remove_reader(conn.fd)
         _resolve(self._reading)
         _resolve(self._room)
 

@@ -68,6 +68,7 @@ class RequestReceived:
     expect_continue: the client waits for "100 Continue" before it sends its body (RFC 9110 10.1.1).
     upgrade: HTTP/1.1 with an Upgrade field that the Connection field names (RFC 9110 7.8).
     head_size: bytes of the buffer that the head took; the body, or the next request, begins there.
+    route: where it is served; 0 here, set by the reader (see ``server.routes``).
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class RequestReceived:
         "method",
         "query",
         "raw_path",
+        "route",
         "target",
         "upgrade",
         "version",
@@ -113,6 +115,7 @@ class RequestReceived:
         self.expect_continue = expect_continue
         self.upgrade = upgrade
         self.head_size = head_size
+        self.route = 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestReceived):

@@ -1,0 +1,189 @@
+"""A ready connection, carried through its request-response cycles: what worker threads and the home loop do alike.
+
+Promises: every connection that it is given is, afterwards, with an exchange that goes on, parked, lingering or closed;
+what a client or an application does never raises out of ``_handle_connection``. Refuses: to wait for anything.
+
+Threads: a ``Serving`` belongs to one thread; ``start_draining`` and ``requests`` are for others too (one attribute
+each, written by one thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..config import ServerConfig
+from .access_log import WorkerLog
+from .app_runner import AppRunner
+from .conn_queue import ConnectionQueue
+from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
+from .exchange import Watcher
+from .farewell import Refuser, dismiss
+from .http.events import ProtocolError, RequestReceived
+from .lifecycle import LifecycleEvent
+from .memo import ResponseMemo
+from .reader import RequestReader
+from .routes import Router
+from .sync_app import SyncApp
+
+if TYPE_CHECKING:
+    from .app_loader import ASGIApp, WSGIApp
+
+logger = logging.getLogger("serverd.worker")
+
+
+class Serving:
+    """See the module. ``loop`` and ``watcher`` are set by the subclass before anything is served."""
+
+    loop: asyncio.AbstractEventLoop
+    watcher: Watcher
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        queue: ConnectionQueue,
+        app: ASGIApp,
+        *,
+        worker_id: int,
+        route: Router,
+        record: Callable[[LifecycleEvent], None] | None,
+        access_log: WorkerLog | None,
+        sync_app: SyncApp | None = None,
+        wsgi_app: WSGIApp | None = None,
+    ) -> None:
+        self.config = config
+        self.timeouts = config.timeouts
+        self.worker_id = worker_id
+        self.queue = queue
+        self.draining = False
+        self.requests = 0
+        self.record = record
+        self.log = access_log
+        self.heads = ResponseMemo()
+        self._refuser = Refuser(queue, access_log)
+        self._reader = RequestReader(config.limits, route=route)
+        self._runner = AppRunner(self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app)
+
+    # -- for the child's main thread ---------------------------------------------------------------------------------
+
+    def set_lifespan_state(self, state: dict[str, Any]) -> None:
+        """The lifespan's state; every request gets its own shallow copy. Before anything is served."""
+        self._runner.scopes.state = state
+
+    def start_draining(self) -> None:
+        """Say ``Connection: close`` from now on. Any thread: one attribute is set once."""
+        self.draining = True
+
+    # -- one connection ----------------------------------------------------------------------------------------------
+
+    def _handle_connection(self, conn: Connection, addr: Address | None, runner: object) -> None:
+        """Carry a ready connection through its request-response cycles as far as they go now."""
+        try:
+            self._handle_connection_impl(conn, addr, runner)
+        except EOFError, OSError:
+            self.queue.close(conn)
+        except Exception:
+            logger.exception("connection %d: internal error; it is closed", conn.id)
+            self.queue.close(conn)
+        if self.draining:
+            self.queue.notice()
+
+    def _handle_connection_impl(self, conn: Connection, addr: Address | None, runner: object) -> bool:
+        """True if an exchange on ``conn`` goes on in this thread's loop, or was handed over to the async pool."""
+        if conn.phase >= Phase.WRITING and not self._resume(conn):
+            return False
+        while True:
+            try:
+                request, body = self._recv_request_fast(conn)
+            except ProtocolError as exc:
+                self._send_error(conn, exc.status, exc.message)
+                return False
+            if request is None:
+                self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
+                return False
+            conn.move(Phase.RUNNING)
+            conn.numbers[REQUESTS] += 1
+            self.requests += 1
+            if request.route and self._hand_over(conn, request, body):
+                return True
+            exchange = self._runner.start(conn, request, body)
+            if not exchange.owns:
+                return not exchange.done
+            exchange.owns = False
+
+    def _resume(self, conn: Connection) -> bool:
+        """Go on in a phase in which there is no request. True when one may be read now."""
+        if conn.phase == Phase.WRITING:
+            return self._write_on(conn)
+        if conn.phase == Phase.HANDSHAKE:
+            return self._shake_hands(conn)
+        self._linger_on(conn)
+        return False
+
+    def _hand_over(self, conn: Connection, request: RequestReceived, body: bytes) -> bool:
+        """Whether somebody else serves this request from now on."""
+        return False
+
+    def _recv_request_fast(self, conn: Connection) -> tuple[RequestReceived | None, bytes]:
+        """The next complete request and its body, or (None, b"") when the connection has to wait for more.
+
+        Raises ProtocolError, EOFError (the client closed its side), OSError.
+        """
+        return self._reader.read(conn) or (None, b"")
+
+    def decode(self, conn: Connection, data: bytes) -> bytes:
+        """For a body that the application reads as it comes. Raises ProtocolError."""
+        return self._reader.decode(conn, data)
+
+    def go_on(self, conn: Connection) -> None:
+        """Serve the next request of a connection that this worker owns. In the loop."""
+        self._handle_connection(conn, conn.peer, None)
+
+    def relieve(self) -> bool:
+        """The thread is about to wait for a client: see that another serves in its place. False if none can."""
+        return False
+
+    def _ended(self) -> None:
+        """A call of the application that had to wait in the loop is over."""
+        if self.draining:
+            self.queue.notice()
+
+    def _shake_hands(self, conn: Connection) -> bool:
+        """One step of the TLS handshake. True when a request may be read."""
+        try:
+            if conn.shake_hands():
+                return True
+        except ProtocolError as exc:
+            self._send_error(conn, exc.status, exc.message)
+            return False
+        self.queue.park(conn, keep_deadline=True)
+        return False
+
+    def _write_on(self, conn: Connection) -> bool:
+        """Send more of a finished response. True when it is all sent and the next request is already here."""
+        if conn.flush():
+            return dismiss(self.queue, conn, conn.keep_alive)
+        enough = conn.taken >= PROGRESS
+        if enough:
+            conn.taken = 0
+        self.queue.park(conn, keep_deadline=not enough)
+        return False
+
+    def _linger_on(self, conn: Connection) -> None:
+        """Throw away what a client still sends after the last response."""
+        if conn.take() == b"":
+            self.queue.close(conn)
+        else:
+            self.queue.park(conn, keep_deadline=True)
+
+    # -- answers without the application -----------------------------------------------------------------------------
+
+    def _send_error(self, conn: Connection, status: int, message: str) -> None:
+        """Answer ``status`` with one line of plain text, and close once the client could read it."""
+        self._refuser.refuse(conn, status, message)
+
+    def _cached_date_header(self) -> bytes | None:
+        """The value of Date (RFC 9110 6.6.1), made at most once a second."""
+        return self.heads.tick()
