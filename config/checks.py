@@ -34,7 +34,6 @@ class NotYet(NamedTuple):
 
 # Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
 NOT_YET: Final = (
-    NotYet(("interface",), lambda value: value == "wsgi", "wsgi"),
     NotYet(("workers", "threads"), lambda value: isinstance(value, ThreadRange), "a range {min, max}"),
     NotYet(("workers", "max_requests"), bool),
     NotYet(("workers", "max_requests_jitter"), bool),
