@@ -82,6 +82,10 @@ def load_app(config: ServerConfig) -> LoadedApp:
             f"app: {config.app} is a {type(app).__name__}, not a callable: name the application object"
         )
     if interface == "wsgi":
+        if config.workers.mode == "async":
+            raise AppLoadError(
+                f"app: {config.app} is a WSGI application, which blocks: set workers.mode: sync, or name an ASGI one"
+            )
         return LoadedApp(config.app, "wsgi", no_asgi, None, culprit, wsgi_app=app)
     return LoadedApp(config.app, "asgi", app, sync_app, culprit)
 

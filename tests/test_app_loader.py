@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serverd.config import ServerConfig
+from serverd.config import ServerConfig, WorkersConfig
 from serverd.server.app_loader import AppLoadError, LoadedApp, load_app, no_asgi
 
 SOURCE = """
@@ -138,6 +138,12 @@ def test_wsgi_applications(app_dir: Path, name: str, interface: str) -> None:
 
 def test_what_says_nothing_of_its_parameters_is_taken_for_asgi(app_dir: Path) -> None:
     assert load(app_dir, "loadable:either").wsgi_app is None
+
+
+def test_wsgi_does_not_go_with_mode_async(app_dir: Path) -> None:
+    config = ServerConfig(app="loadable:wsgi", app_dir=app_dir, workers=WorkersConfig(mode="async"))
+    with pytest.raises(AppLoadError, match="which blocks: set workers.mode: sync"):
+        load_app(config)
 
 
 def test_interface_sync_needs_handle_sync(app_dir: Path) -> None:

@@ -1,8 +1,8 @@
 """``wsgi.file_wrapper`` (PEP 3333, "Optional Platform-Specific File Handling"): a file that may be sent by the kernel.
 
 Promises: an object that is also an ordinary iterable, so that a middleware may read it as any other. What really is a
-file of the operating system is given as a ``FileRange``. Refuses to take everything that has a ``fileno`` for one: that of a
-``gzip.GzipFile`` is the compressed file's, and a pipe cannot be sent from an offset; those are read.
+file of the operating system is given as a ``FileRange``. Refuses to take everything with a ``fileno`` for one: that of
+a ``gzip.GzipFile`` is the compressed file's, and a pipe cannot be sent from an offset; those are read.
 """
 
 from __future__ import annotations
