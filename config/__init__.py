@@ -22,6 +22,7 @@ from .model import (
     ThreadRange,
     TimeoutsConfig,
     TlsConfig,
+    WebsocketConfig,
     WorkersConfig,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "TimeoutsConfig",
     "TlsConfig",
     "UnixAddress",
+    "WebsocketConfig",
     "WorkersConfig",
     "load",
     "parse_address",

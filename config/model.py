@@ -60,7 +60,7 @@ _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "cr
 
 __all__ = [
     "AdminConfig", "CertificatePair", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig", "ReloadConfig", "ServerConfig",
-    "ThreadRange", "TimeoutsConfig", "TlsConfig", "WorkersConfig",
+    "ThreadRange", "TimeoutsConfig", "TlsConfig", "WebsocketConfig", "WorkersConfig",
 ]  # fmt: skip
 
 
@@ -157,6 +157,18 @@ class LimitsConfig:
     backlog: int = key(
         Whole(least=1, most=65_535), 2048, "connections that wait in the kernel to be accepted"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebsocketConfig:
+    """WebSocket connections of ASGI applications."""
+
+    max_message: int = key(Size(), 16 * 1024 * 1024, "the largest message of a client; 0: no limit")
+    compression: bool = key(Flag(), True, "permessage-deflate, with clients that offer it")
+    ping_interval: float = key(
+        _TIMEOUT, 20.0, "a client that was silent for so long is sent a ping; 0: never"
+    )
+    ping_timeout: float = key(_TIMEOUT, 20.0, "a client, to send anything after a ping; 0: for ever")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +280,7 @@ class ServerConfig:
     workers: WorkersConfig = section(WorkersConfig, "processes and threads")
     timeouts: TimeoutsConfig = section(TimeoutsConfig, "how long each may take; 0: no limit")
     limits: LimitsConfig = section(LimitsConfig, "how much a client may send, and how many clients")
+    websocket: WebsocketConfig = section(WebsocketConfig, "WebSocket connections")
     reload: ReloadConfig = section(
         ReloadConfig, "new code is served as soon as a file is saved (development)"
     )

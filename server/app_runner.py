@@ -77,11 +77,15 @@ class AppRunner:
             cycle = Cycle(worker, conn, request, body)
         self.current = cycle
         try:
-            if isinstance(cycle, WebSocketCycle) and not cycle.shake_hands():
+            if isinstance(cycle, WebSocketCycle):
+                if not cycle.shake_hands():
+                    return cycle
+                scope = self.scopes.build_websocket(conn, request, cycle.subprotocols)
+            elif self._sync_app is not None and self._call_sync(cycle):
                 return cycle
-            if self._sync_app is not None and self._call_sync(cycle):
-                return cycle
-            coro = self._app(self.scopes.build(conn, request), cycle.receive, cycle.send)
+            else:
+                scope = self.scopes.build(conn, request)
+            coro = self._app(scope, cycle.receive, cycle.send)
             # Stepped here and now; no event loop is needed unless it waits. 0.5 us instead of a turn of the loop.
             task: asyncio.Task[Any] = asyncio.Task(coro, loop=worker.loop, eager_start=True)  # type: ignore[arg-type]
             if task.done():
@@ -104,10 +108,10 @@ class AppRunner:
     def _finish(self, cycle: Exchange, exc: BaseException | None) -> None:
         """The call is over: see that its response is."""
         if (cycle.gone or (cycle.done and not cycle.complete)) and (
-            exc is None or _is_about(exc, ClientGone)
+            exc is None or _tells_of_leaving(exc)
         ):
             # The client left, or was cut off, and that was said where it happened: no fault of the application's.
-            cycle.cut()
+            cycle.abandon()
         elif exc is None:
             if not cycle.done and (complaint := cycle.returned()):
                 _report(cycle, complaint)
@@ -160,15 +164,16 @@ class AppRunner:
         return True
 
 
-def _is_about(exc: BaseException | None, kind: type[BaseException]) -> bool:
-    """Whether ``exc`` is of this kind, or came of one: Starlette turns an OSError of ``send`` into one of its own."""
+def _tells_of_leaving(exc: BaseException | None) -> bool:
+    """Whether ``exc`` says that the client left, or came of one that does: Starlette turns the OSError of ``send``, and
+    ``websocket.disconnect``, into a WebSocketDisconnect of its own, and an application need not catch it."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(_is_about(part, kind) for part in exc.exceptions)
+        return all(_tells_of_leaving(part) for part in exc.exceptions)
     for _ in range(20):  # a chain of exceptions may be a ring
-        if exc is None or isinstance(exc, kind):
+        if exc is None or isinstance(exc, ClientGone) or type(exc).__name__ == "WebSocketDisconnect":
             break
         exc = exc.__cause__ or exc.__context__
-    return isinstance(exc, kind)
+    return exc is not None
 
 
 def _report(cycle: Exchange, what: str, exc: BaseException | None = None) -> None:

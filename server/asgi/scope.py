@@ -1,4 +1,4 @@
-"""The ASGI connection scope of an HTTP request (ASGI HTTP spec 2.5, "HTTP Connection Scope").
+"""The ASGI connection scope of an HTTP request (ASGI HTTP spec 2.5, "HTTP Connection Scope"), or of a WebSocket.
 
 Promises every key of the specification with the right type: ``path`` decoded from percent-encoding and UTF-8,
 ``raw_path`` as sent, lower-case header names, and for each request its own shallow copy of the lifespan state.
@@ -53,4 +53,14 @@ class ScopeBuilder:
         }
         if self.state is not None:
             scope["state"] = self.state.copy()
+        return scope
+
+    def build_websocket(self, conn: Connection, request: RequestReceived, subprotocols: list[str]) -> Scope:
+        """The scope of a WebSocket handshake (ASGI WebSocket spec 2.5, "WebSocket Connection Scope")."""
+        scope = self.build(conn, request)
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if conn.secure else "ws"
+        scope["subprotocols"] = subprotocols
+        scope["extensions"] = {"websocket.http.response": {}}
         return scope

@@ -1,0 +1,226 @@
+"""One open WebSocket as bytes: what arrives becomes messages, what is sent becomes frames. No sockets, no clocks.
+
+The protocol is the ``websockets`` library's (``ServerProtocol``, without its I/O): fragments, control frames, the
+closing handshake, permessage-deflate. This module puts messages together, checks text, and lets ``frames`` take the
+plain frames that arrive while the library stands between two messages. Promises: a message of any number of fragments
+costs time and memory in proportion to its bytes, and no more than ``limit`` of them are kept (RFC 6455 10.4); text
+that is not UTF-8 fails the connection as soon as a fragment shows it (8.1); the library always gets whole heads, so
+it is known at each moment whether it stands between two frames. Refuses: to wait. What is left when enough messages
+wait (``MOST_BYTES``, ``MOST_MESSAGES``) stays here until ``feed`` is called again.
+
+Belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from typing import Final
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import BINARY, CLOSE, CONT, TEXT, CloseCode, Frame
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from .frames import Message, binary_frame, frame_size, read_messages, text_frame
+
+# So much may wait for the application before no more is read. A full receive buffer of small messages is about 10,000;
+# the second number is for those that are smaller than what is kept of them.
+MOST_BYTES: Final = 64 * 1024
+MOST_MESSAGES: Final = 256
+# What the library may take beyond ``limit``: it counts control frames between fragments against it (125 bytes, RFC
+# 6455 5.5), and would refuse a ping near the end of a large message. The messages are counted here.
+_CONTROL: Final = 125
+_UNLIMITED: Final = 1 << 62
+
+_Utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class Session:
+    """See the module. ``protocol`` has agreed on its extensions; ``limit``: bytes of the largest message, 0: any.
+
+    messages: what has arrived and was not taken; waiting: its size. end: code and reason of the close frame that came,
+    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed.
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_held",
+        "_limit",
+        "_missing",
+        "_parts",
+        "_plain",
+        "_protocol",
+        "end",
+        "messages",
+        "waiting",
+    )
+
+    def __init__(self, protocol: ServerProtocol, limit: int) -> None:
+        self._protocol = protocol
+        self._limit = limit or _UNLIMITED
+        protocol.max_message_size = limit + _CONTROL if limit else None
+        self._plain = not protocol.extensions
+        self._held = b""  # received and not looked at
+        self._missing = 0  # bytes of a frame whose beginning the library has
+        self._parts: bytearray | None = None  # of a message whose last fragment has not come
+        self._decoder: codecs.IncrementalDecoder | None = None  # for its text; None if it is binary
+        self.messages: deque[Message] = deque()
+        self.waiting = 0  # their length
+        self.end: tuple[int, str] | None = None
+
+    # -- what the client sends -----------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived, while ``messages`` has room; what is to be sent in answer. b"": go on with the rest."""
+        if self._held:
+            data = self._held + data
+        at, size = 0, len(data)
+        protocol = self._protocol
+        while at < size and not self.full and not protocol.eof_sent:
+            if not self._missing and self._parts is None and protocol.state is OPEN:
+                at = self._read_plain(data, at)
+                if at == size or self.full:
+                    break
+            before = at
+            at = self._read_one(data, at)
+            if at == before:
+                break
+        self._held = data[at:]
+        return self._written() if protocol.writes else b""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the application that no more should be read.
+
+        Never once our close frame is sent: nothing is added any more, and only the client's close frame is looked for.
+        """
+        return (
+            self.waiting >= MOST_BYTES or len(self.messages) >= MOST_MESSAGES
+        ) and self._protocol.close_sent is None
+
+    @property
+    def held(self) -> bool:
+        """Whether bytes are left that were not looked at."""
+        return bool(self._held)
+
+    def take(self) -> Message:
+        """The next message. Raises IndexError when there is none."""
+        message = self.messages.popleft()
+        self.waiting -= len(message)
+        return message
+
+    def _read_plain(self, data: bytes, at: int) -> int:
+        found: list[Message] = []
+        at = read_messages(data, at, self._limit, found)
+        self.messages += found
+        # Characters, not bytes: as good a measure of what waits, and it needs no second look at each.
+        self.waiting += sum(map(len, found))
+        return at
+
+    def _read_one(self, data: bytes, at: int) -> int:
+        """Let the library have one frame, or what there is of it, once its head is complete."""
+        size = self._missing or frame_size(data, at)
+        piece = data[at : at + size]
+        if not piece:
+            return at
+        self._missing = size - len(piece)
+        protocol = self._protocol
+        protocol.receive_data(piece)
+        try:
+            for frame in protocol.events_received():
+                assert isinstance(frame, Frame)
+                self._take_frame(frame)
+        except UnicodeDecodeError:
+            self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8")
+        if self.end is None and protocol.parser_exc is not None and protocol.close_sent is not None:
+            self.end = (int(protocol.close_sent.code), protocol.close_sent.reason)
+        return at + len(piece)
+
+    def _take_frame(self, frame: Frame) -> None:
+        """Raises UnicodeDecodeError."""
+        opcode = frame.opcode
+        if opcode is CLOSE:
+            close = self._protocol.close_rcvd
+            assert close is not None
+            self.end = (int(close.code), close.reason)
+        elif opcode is CONT:
+            self._go_on(frame.data, frame.fin)
+        elif opcode is TEXT or opcode is BINARY:
+            if frame.fin:
+                self._put(bytes(frame.data), opcode is TEXT)
+            else:
+                self._parts = bytearray()
+                self._decoder = _Utf8() if opcode is TEXT else None
+                self._go_on(frame.data, False)
+
+    def _go_on(self, data: bytes | bytearray | memoryview, fin: bool) -> None:
+        """One more fragment. The library has checked that a message is under way."""
+        parts = self._parts
+        assert parts is not None
+        parts += data
+        if len(parts) > self._limit:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"over {self._limit} bytes")
+            return
+        if self._decoder is not None:
+            self._decoder.decode(bytes(data), fin)
+        if fin:
+            self._parts = None
+            self._put(bytes(parts), self._decoder is not None)
+
+    def _put(self, data: bytes, text: bool) -> None:
+        if len(data) > self._limit:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"over {self._limit} bytes")
+        elif (
+            self._protocol.close_sent is None
+        ):  # RFC 6455 5.5.1: what comes after our close frame is not waited for
+            message = data.decode() if text else data
+            self.messages.append(message)
+            self.waiting += len(message)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        """RFC 6455 7.1.7."""
+        if not self._protocol.eof_sent:
+            self._protocol.fail(code, reason)
+        if self.end is None:
+            self.end = (int(code), reason)
+
+    # -- what is sent to the client ------------------------------------------------------------------------------------
+
+    def text(self, text: str) -> bytes:
+        """A text message as bytes. Raises UnicodeEncodeError for a lone surrogate."""
+        payload = text.encode()
+        if self._plain:
+            return text_frame(payload)
+        self._protocol.send_text(payload)
+        return self._written()
+
+    def binary(self, data: bytes) -> bytes:
+        """A binary message as bytes."""
+        if self._plain:
+            return binary_frame(data)
+        self._protocol.send_binary(data)
+        return self._written()
+
+    def ping(self) -> bytes:
+        """A ping as bytes."""
+        self._protocol.send_ping(b"")
+        return self._written()
+
+    def close(self, code: int, reason: str) -> bytes:
+        """The first close frame as bytes. Raises ValueError for a code or a reason that must not be sent."""
+        try:
+            self._protocol.send_close(code, reason)
+        except ProtocolError as exc:
+            raise ValueError(
+                f"close code {code} with a reason of {len(reason.encode())} bytes: {exc}"
+            ) from None
+        return self._written()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be sent: the closing handshake is complete, or the connection was failed."""
+        return self._protocol.eof_sent
+
+    def _written(self) -> bytes:
+        return b"".join(self._protocol.data_to_send())
