@@ -201,6 +201,10 @@ class Exchange:
         self.fail(500, "Internal Server Error")
         return "returned before its response was complete" if begun else "returned without a response"
 
+    def abandon(self) -> None:
+        """The client left, or was sent away, and the application has ended: nothing is owed to anybody."""
+        self.cut()
+
     def drain(self) -> None:
         """This child is to end: what can be ended without harm to the client ends now. In the loop."""
 
