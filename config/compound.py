@@ -219,6 +219,60 @@ class Maybe[T](Kind[T | None]):
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatePair:
+    """A certificate with its chain, and its key: two PEM files."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Kind[CertificatePair]):
+    """A group of `cert` and `key`."""
+
+    file: FilePath = field(default=FilePath())
+
+    @property
+    @override
+    def expected(self) -> str:
+        return "{cert: FILE, key: FILE}"
+
+    @override
+    def read(self, raw: Raw) -> CertificatePair:
+        if not isinstance(raw, dict):
+            raise refuse(self.expected, raw)
+        if set(raw) != {"cert", "key"}:
+            raise BadValue(f"expected {self.expected}")
+        files: dict[str, Path] = {}
+        for name in ("cert", "key"):
+            try:
+                files[name] = self.file.read(raw[name])
+            except BadValue as error:
+                raise BadValue(str(error), (name,)) from None
+        return CertificatePair(**files)
+
+    @override
+    def write(self, value: CertificatePair) -> Any:
+        return {"cert": self.file.write(value.cert), "key": self.file.write(value.key)}
+
+    @override
+    def schema(self) -> Schema:
+        file = self.file.schema()
+        return {
+            "type": "object",
+            "properties": {"cert": file, "key": file},
+            "required": ["cert", "key"],
+            "additionalProperties": False,
+        }
+
+    @override
+    def anchor(self, raw: Raw, base: Path) -> Raw:
+        if not isinstance(raw, dict):
+            return raw
+        return {name: self.file.anchor(part, base) for name, part in raw.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadRange:
     """Between `min` and `max` threads, by load."""
 

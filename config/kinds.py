@@ -189,6 +189,16 @@ class Choice[T: str](Scalar[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Version[T: str](Choice[T]):
+    """One of a few version numbers; without quotes an editor takes them for numbers."""
+
+    @override
+    def schema(self) -> Schema:
+        written = [*self.words, *map(float, self.words)]
+        return {"anyOf": [{"enum": written}, {"type": "string", "pattern": EXPANSION}]}
+
+
+@dataclass(frozen=True, slots=True)
 class Whole(Scalar[int]):
     """A whole number within bounds."""
 

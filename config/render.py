@@ -95,6 +95,8 @@ def _line(text: str, comment: str) -> str:
 
 def _default(spec: KeySpec) -> str:
     assert spec.kind is not None
+    if spec.required:
+        return _scalar(spec.example)
     return _scalar(spec.written if spec.written is not None else spec.kind.write(spec.default))
 
 

@@ -30,7 +30,7 @@ def rows() -> dict[KeyPath, tuple[str, str]]:
 KEYS = [
     (path, spec)
     for path, spec in every_key(ServerConfig)
-    if path[0] not in ("tls", "admin") or len(path) == 1
+    if path[0] != "admin" or len(path) == 1
 ]
 
 

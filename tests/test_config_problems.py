@@ -148,7 +148,6 @@ def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
 
 
 UNSUPPORTED = [
-    ("interface: wsgi", "interface: wsgi"),
     ("workers: {threads: {min: 1, max: 2}}", "workers.threads: a range {min, max}"),
     ("workers: {mode: async}", "workers.mode: async"),
     ("workers: {async_paths: [/ws]}", "workers.async_paths: this"),
@@ -157,7 +156,6 @@ UNSUPPORTED = [
     ("workers: {max_rss: 1GiB}", "workers.max_rss: this"),
     ("workers: {max_lifetime: 1h}", "workers.max_lifetime: this"),
     ("timeouts: {request: 1s}", "timeouts.request: this"),
-    ("tls: {cert: server.yaml, key: server.yaml}", "tls: this"),
     ("proxy: {trusted: ['*']}", "proxy.trusted: this"),
     ("proxy: {protocol: true}", "proxy.protocol: this"),
     ("admin: {listen: 'localhost:9100'}", "admin: this"),
@@ -176,19 +174,6 @@ def test_what_comes_later_is_refused_and_never_ignored(text: str, what: str) -> 
 def test_each_row_of_what_comes_later_is_tried_above() -> None:
     assert [".".join(map(str, row.path)) for row in NOT_YET] == [
         what.partition(":")[0] for _, what in UNSUPPORTED
-    ]
-
-
-def test_a_certificate_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serverd.config.checks.NOT_YET", ())
-    Path("key.pem").touch()
-    assert problems("app: main:app\ntls: {cert: cert.pem, key: key.pem}") == [
-        f"server.yaml:2:13: tls.cert: no such file: {Path.cwd()}/cert.pem"
-    ]
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert problems("app: main:app\ntls: {cert: key.pem, key: nothing}") == [
-        f"server.yaml:2:13: tls.cert: may not be read: {Path.cwd()}/key.pem",
-        f"server.yaml:2:27: tls.key: no such file: {Path.cwd()}/nothing",
     ]
 
 
@@ -227,7 +212,6 @@ env: {A: "${NOPE}"}
         'server.yaml:6:3: workers.proceses: unknown key; did you mean "processes"?',
         "server.yaml:7:9: workers.mode: async is not yet supported; leave it out",
         "server.yaml:11:1: tls.key: missing; expected a path, such as key: server.key",
-        "server.yaml:11:1: tls: this is not yet supported; leave it out",
         f"server.yaml:11:13: tls.cert: no such file: {Path.cwd()}/nothing.pem",
         (
             "server.yaml:12:10: env.A: the environment variable NOPE is not set; "
