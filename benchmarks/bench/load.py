@@ -1,23 +1,26 @@
-"""The load: wrk over keep-alive connections, and what one run of it says together with the server's CPU time.
+"""The load: a program that asks over open connections, and what one run of it says together with the server's CPU time.
 
-Refuses to measure a server that answers wrongly: `check` wants 200 and exactly `Hello, World!` first, and a
-run in which the bytes of an answer differ from those of that first one is counted as errors. One thread calls
-all of this.
+A `Load` is a check, a command and the name of what it counts. Refuses to measure a server that answers wrongly:
+the check comes before every run, and a run in which the bytes of an answer differ from those of the checked
+one is counted as errors. `http` is wrk; websocket_load.py has the other. One thread calls all of this.
 """
 
 import json
 import resource
 import socket
+import ssl
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from . import machine
 
 SCRIPT = Path(__file__).with_name("wrk_done.lua")
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-BODY = b"Hello, World!"
+HELLO = b"Hello, World!"
 
 
 class LoadError(Exception):
@@ -25,10 +28,23 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One run of wrk against one server. Times in microseconds; `errors` counts bad statuses and failed sockets.
+class Load:
+    """How a server is asked, in `unit`s.
 
-    `others` is how many CPUs were kept busy meanwhile by neither the server nor wrk: near 0 on a quiet machine.
+    `check(port)` asks once, and gives the size of the answer in bytes or raises LoadError. `command(port, connections,
+    threads, seconds)` writes, when it ends, a line `RESULT {...}` with the keys of wrk_done.lua.
+    """
+
+    unit: str
+    check: Callable[[int], int]
+    command: Callable[[int, int, int, int], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a load against one server. Times in microseconds; `errors` counts bad statuses and failed sockets.
+
+    `others` is how many CPUs were kept busy meanwhile by neither the server nor the load: near 0 on a quiet machine.
     """
 
     requests: int
@@ -41,7 +57,7 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests (or messages) a second."""
         return self.requests / self.seconds
 
     def as_json(self) -> dict[str, float]:
@@ -49,44 +65,62 @@ class Run:
         return {**asdict(self), "rate": self.rate}
 
 
-def check(port: int) -> int:
-    """Ask once over a plain socket; the size of the whole answer in bytes. Raises LoadError when it is not right."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+def http(body: bytes = HELLO, trusted: Path | None = None) -> Load:
+    """wrk with keep-alive connections; over TLS when `trusted`, the server's certificate, is given."""
+    return Load(
+        "request", partial(check, body=body, trusted=trusted), partial(_wrk, "https" if trusted else "http")
+    )
+
+
+def check(port: int, *, body: bytes = HELLO, trusted: Path | None = None) -> int:
+    """Ask once; the size of the whole answer in bytes. Raises LoadError when it is not 200 with just this body.
+
+    With TLS the certificate is verified, and anything but TLS 1.3 is wrong: all contestants shall do the same work.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        client = plain
+        if trusted is not None:
+            context = ssl.create_default_context(cafile=trusted)
+            client = context.wrap_socket(plain, server_hostname="127.0.0.1")
+            if client.version() != "TLSv1.3":
+                raise LoadError(f"negotiates {client.version()} instead of TLSv1.3")
         client.sendall(REQUEST)
         data = b""
-        while not data.endswith(BODY):
+        while not data.endswith(body):
             part = client.recv(65536)
             if not part:
                 break
             data += part
+        if client is not plain:
+            client.close()
     status = data.partition(b"\r\n")[0]
-    if not status.startswith(b"HTTP/1.1 200 ") or not data.endswith(b"\r\n\r\n" + BODY):
+    if not status.startswith(b"HTTP/1.1 200 ") or not data.endswith(b"\r\n\r\n" + body):
         raise LoadError(f"answers wrongly: {data[:80]!r}")
     return len(data)
 
 
-def run(port: int, pid: int, cpus: frozenset[int], connections: int, threads: int, seconds: int) -> Run:
-    """Put load on the server for `seconds`; CPU time is that of the process tree of `pid` over just this time."""
-    size = check(port)
+def _wrk(scheme: str, port: int, connections: int, threads: int, seconds: int) -> list[str]:
     command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
+    return [*command, f"{scheme}://127.0.0.1:{port}/"]
+
+
+def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int, seconds: int) -> Run:
+    """Put load on the server for `seconds`; CPU time is that of the process tree of `pid` over just this time."""
+    size = load.check(port)
+    command = load.command(port, connections, min(2, len(cpus)), seconds)
     before = _account(pid)
     with machine.pinned(cpus):
-        done = subprocess.run(
-            [*command, f"http://127.0.0.1:{port}/"],
-            capture_output=True,
-            text=True,
-            timeout=seconds + 30,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     used, loading, busy, passed = (now - then for now, then in zip(_account(pid), before, strict=True))
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
-        raise LoadError(f"wrk gave no result: {' '.join((done.stderr or done.stdout).split())[:200]!r}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise LoadError(f"{Path(command[0]).name} gave no result: {said[:200]!r}")
     said = json.loads(line.removeprefix("RESULT "))
     if not said["requests"]:
-        raise LoadError("no request was answered")
+        raise LoadError(f"no {load.unit} was answered")
     errors = sum(said[kind] for kind in ("connect", "read", "write", "timeout", "status"))
-    # Requests still in flight when wrk stops, and a header whose length changes, allow for a little.
+    # What is still in flight when the load stops, and a header whose length changes, allow for a little.
     if abs(said["bytes"] / said["requests"] - size) > max(8, size * 0.02):
         errors += said["requests"]
     return Run(
@@ -101,6 +135,6 @@ def run(port: int, pid: int, cpus: frozenset[int], connections: int, threads: in
 
 
 def _account(pid: int) -> tuple[float, float, float, float]:
-    """Seconds so far: CPU of the server, CPU of this program's children that ended (wrk), the machine's, the clock."""
+    """Seconds so far: CPU of the server, of the children that ended (the load), of the machine; the clock."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return machine.cpu_seconds(pid), ended.ru_utime + ended.ru_stime, machine.busy_seconds(), time.monotonic()

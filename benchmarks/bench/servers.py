@@ -1,34 +1,36 @@
-"""What is measured: how each server is started, waited for and ended; and the peers' own virtual environments.
+"""How a server that is measured is started, waited for and ended.
 
-A server is started in a session of its own (Ctrl-C in the terminal reaches only this program), waited for by
-connecting, and ended by its own process id: TERM, and after a while KILL to the session that was started
-here. Peers are installed under ${XDG_CACHE_HOME:-~/.cache}/serverd/bench, never into the project's .venv. One
-thread calls all this.
+A server is started in a session and a folder of its own (Ctrl-C in the terminal reaches only this program),
+waited for by connecting, and ended by its own process id: TERM, and after a while KILL to the session that was
+started here. One thread calls all this.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from . import machine
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-HELLO = ROOT / "examples" / "hello"
-PEERS = ("uvicorn", "uvloop", "httptools")
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
-# What is newest first; a free-threaded build of the same version answers to its own name only.
-GIL_NAMES = ("python3.15", "python3.14", "python3.13", "python3.12", "python3.11", "python3")
+UNWANTED = (
+    "SERVERD_",
+    "UVICORN_",
+    "GRANIAN_",
+    "GUNICORN_",
+    "PYTHON",
+    "NOTIFY_SOCKET",
+    "LISTEN_",
+    "WEB_CONCURRENCY",
+)
 
 
 class ServerError(Exception):
@@ -37,33 +39,33 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One row of the table: `command` holds `{port}` where the port belongs."""
+    """One row of a table: `command` holds `{port}` where the port belongs."""
 
     name: str
-    kind: str  # raw | serverd | serverd-log | uvicorn
+    kind: str  # raw | serverd | serverd-log | uvicorn | granian | gunicorn
     command: Sequence[str]
-    version: str
-    env: dict[str, str] = field(default_factory=dict)
+    version: str  # of its Python
 
 
 class Running:
     """A contestant that runs: `port` and `pid` are its own. Use it in a `with` statement."""
 
     def __init__(self, contestant: Contestant, cpus: frozenset[int], folder: Path) -> None:
-        """Start it on `cpus`, writing to a log in `folder`; raises ServerError unless it accepts a connection soon."""
+        """Start it on `cpus`, in a folder of its own in `folder`; raises ServerError unless it soon accepts."""
         self.contestant = contestant
         self.port = free_port()
-        self.log = folder / f"{contestant.kind}-{self.port}.log"
+        home = folder / f"{contestant.kind}-{self.port}"
+        home.mkdir()
+        self.log = home / "output.log"
         command = [part.replace("{port}", str(self.port)) for part in contestant.command]
         with ExitStack() as stack:
-            output = stack.enter_context(
-                self.log.open("ab")
-            )  # append: the file may be emptied while it is written
+            # append: the file may be emptied while it is written
+            output = stack.enter_context(self.log.open("ab"))
             stack.enter_context(machine.pinned(cpus))
             self._process = subprocess.Popen(
                 command,
-                cwd=folder,
-                env={**_clean_environment(), **contestant.env},
+                cwd=home,
+                env=_clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -132,115 +134,6 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def raw(threads: int) -> Contestant:
-    """The limit: see raw_server.py."""
-    script = str(Path(__file__).with_name("raw_server.py"))
-    return Contestant(
-        f"raw limit: recv, send a constant (1 process × {threads} threads)",
-        "raw",
-        [sys.executable, script, "{port}", str(threads)],
-        python_version(sys.executable),
-    )
-
-
-def serverd(threads: int, *, access_log: bool) -> Contestant:
-    """serverd from this tree, with the example's own server.yaml."""
-    settings = {
-        "listen": '["127.0.0.1:{port}"]',
-        "workers.processes": "1",
-        "workers.threads": str(threads),
-        "logging.access": "true" if access_log else "false",
-    }
-    command = [sys.executable, "-m", "serverd", "-c", str(HELLO / "server.yaml")]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    log = "access log on" if access_log else "access log off"
-    return Contestant(
-        f"serverd (1 process × {threads} threads, {log})",
-        "serverd-log" if access_log else "serverd",
-        command,
-        python_version(sys.executable),
-    )
-
-
-def uvicorn(interpreter: str, processes: int) -> Contestant:
-    """uvicorn at its fastest settings, from an environment of its own; raises ServerError when that cannot be made."""
-    python = _environment(interpreter)
-    release = machine.first_line([python, "-c", "import uvicorn; print(uvicorn.__version__)"])
-    version = python_version(python)
-    command = [python, "-m", "uvicorn", "hello:app", "--app-dir", str(HELLO), "--port", "{port}"]
-    command += ["--workers", str(processes), "--loop", "uvloop", "--http", "httptools"]
-    command += ["--no-access-log", "--log-level", "warning", "--lifespan", "off"]
-    return Contestant(
-        f"uvicorn {release} ({processes} processes, uvloop, httptools)", "uvicorn", command, version
-    )
-
-
-def python_version(interpreter: str) -> str:
-    """`3.14.7t`, with the t of a free-threaded build, or `unknown`."""
-    code = "import sys, sysconfig; v = '.'.join(map(str, sys.version_info[:3]))"
-    code += "; print(v + ('t' if sysconfig.get_config_var('Py_GIL_DISABLED') else ''))"
-    line = machine.first_line([interpreter, "-c", code])
-    return line if line and line[0].isdigit() else "unknown"
-
-
-def gil_interpreter() -> str | None:
-    """The newest ordinary Python (3.11 or later) on PATH, of pyenv or of uv; None when there is none."""
-    paths = [found for name in GIL_NAMES if (found := shutil.which(name))]
-    for folder in ("~/.pyenv/versions/*", "~/.local/share/uv/python/*"):
-        home = Path(folder).expanduser()
-        paths += sorted(str(path) for path in home.parent.glob(f"{home.name}/bin/python3"))
-    versions: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        version = python_version(path)
-        if version[0].isdigit() and not version.endswith("t"):
-            number = tuple(map(int, version.split(".")))
-            if number >= (3, 11):
-                versions[path] = number
-    return max(versions, key=lambda path: versions[path]) if versions else None
-
-
-def _environment(interpreter: str) -> str:
-    """The Python of a virtual environment that holds the peers, made at the first call (a network is needed then)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serverd" / "bench"
-    folder = cache / f"peers-{python_version(interpreter)}"
-    python = folder / "bin" / "python"
-    wanted = _requirements()
-    done = folder / "installed.txt"
-    if done.exists() and done.read_text() == "\n".join(wanted) and python.exists():
-        return str(python)
-    print(
-        f"Installing {', '.join(wanted)} for Python {python_version(interpreter)} in {folder} ...", flush=True
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    steps = [
-        [interpreter, "-m", "venv", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted],
-    ]
-    for step in steps:
-        result = subprocess.run(step, capture_output=True, text=True, timeout=300, check=False)
-        if result.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
-            lines = (result.stderr or result.stdout).strip().splitlines()
-            raise ServerError(f"cannot be installed for {interpreter}: {lines[-1][:200] if lines else step}")
-    done.write_text("\n".join(wanted))
-    return str(python)
-
-
-def _requirements() -> list[str]:
-    """The peers, at the versions of the committed constraints file where it names them."""
-    pins: dict[str, str] = {}
-    constraints = ROOT / "constraints.txt"
-    if constraints.exists():
-        for line in constraints.read_text().splitlines():
-            name, _, version = line.partition("#")[0].strip().partition("==")
-            if version:
-                pins[name.strip().lower()] = version.strip()
-    return [f"{peer}=={pins[peer]}" if peer in pins else peer for peer in PEERS]
-
-
 def _clean_environment() -> dict[str, str]:
     """This environment without what would change a server's configuration or interpreter behind its back."""
-    unwanted = ("SERVERD_", "UVICORN_", "PYTHON", "NOTIFY_SOCKET", "LISTEN_", "WEB_CONCURRENCY", "PORT")
-    return {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    return {key: value for key, value in os.environ.items() if not key.startswith(UNWANTED) and key != "PORT"}
