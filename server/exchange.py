@@ -13,19 +13,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..config import ServerConfig, TimeoutsConfig
 from .access_log import WorkerLog
 from .conn_queue import ConnectionQueue
 from .connection import Connection, Phase
 from .farewell import dismiss
+from .file_range import SMALL, FileRange, FileShrank
 from .http.events import RequestReceived
-from .http.response import ResponseError, ResponseFramer
+from .http.response import Around, ResponseError, ResponseFramer, encode_head
 from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
 from .memo import ResponseMemo
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+# What the access log says of a request whose client left before the response began; nginx's number for it.
+NO_ANSWER: Final = 499
 
 
 class Watcher(Protocol):
@@ -120,8 +125,20 @@ class Exchange:
 
     # -- the response ----------------------------------------------------------------------------------------------
 
-    def begin(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
-        """Send the head and the first piece of the body in one write. ``more``: further pieces follow.
+    def interim(self, status: int, headers: Headers) -> None:
+        """Send an interim response (RFC 9110 15.2), which a client of HTTP/1.0 would not understand.
+
+        Raises ResponseError, ClientGone.
+        """
+        data = encode_head(status, headers)
+        try:
+            self.conn.transmit(data)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+
+    def begin(self, status: int, headers: Headers, body: bytes, more: bool, trailers: bool = False) -> None:
+        """Send the head and the first piece of the body in one write. ``more``: further pieces follow, or ``trailers``.
 
         Raises ResponseError for what may not go onto the wire, ClientGone.
         """
@@ -147,7 +164,7 @@ class Exchange:
             data = head + body
         else:
             framer = ResponseFramer(request.method, request.version, keep_alive)
-            data = framer.start(status, headers, date, body, more)
+            data = framer.start(status, headers, date, body, more, trailers)
             keep_alive = framer.keep_alive
             if more:
                 self.framer = framer
@@ -165,9 +182,7 @@ class Exchange:
 
     def go_on(self, body: bytes, more: bool) -> None:
         """Send one more piece of the body. Raises ResponseError, ClientGone."""
-        framer = self.framer
-        if framer is None:
-            raise RuntimeError("the response has not begun")
+        framer = _begun(self.framer)
         if type(body) is not bytes:
             body = _as_bytes(body)
         data = framer.body(body, more)
@@ -180,6 +195,74 @@ class Exchange:
             raise ClientGone(*exc.args) from exc
         if not more:
             self._completed(framer.keep_alive)
+
+    def begin_file(
+        self, status: int, headers: Headers, file: FileRange, more: bool = False, trailers: bool = False
+    ) -> None:
+        """As ``begin``, with a file as the first piece of body, or all of it. The file is closed here in any case.
+
+        Never blocks: what the client does not take now is sent as it reads, without this exchange. Raises ResponseError,
+        ClientGone, and FileShrank when the file is shorter than it was.
+        """
+        if file.count <= SMALL:
+            self.begin(status, headers, file.take(), more, trailers)
+            return
+        worker, request = self.worker, self.request
+        keep_alive = request.keep_alive and not worker.draining and self.conn.request is None
+        framer = ResponseFramer(request.method, request.version, keep_alive)
+        try:
+            around = framer.start_around(status, headers, worker.heads.tick(), file.count, more, trailers)
+        except BaseException:
+            file.close()
+            raise
+        self.framer = framer
+        self.status = status
+        self._send_around(around, file, more)
+
+    def go_on_file(self, file: FileRange, more: bool) -> None:
+        """As ``go_on``, with a file as the piece of body; see ``begin_file``."""
+        if file.count <= SMALL:
+            self.go_on(file.take(), more)
+            return
+        try:
+            around = _begun(self.framer).around(file.count, more)
+        except BaseException:
+            file.close()
+            raise
+        self._send_around(around, file, more)
+
+    def _send_around(self, around: Around, file: FileRange, more: bool) -> None:
+        """Send ``file`` with what goes around it; close it."""
+        before, wanted, after = around
+        conn = self.conn
+        try:
+            if before:
+                conn.transmit(before)
+            if wanted:
+                self.body_bytes += file.count
+                conn.transmit_file(file, after)
+            else:
+                file.close()
+        except OSError as exc:
+            file.close()
+            self.cut()
+            if isinstance(exc, FileShrank):
+                raise
+            raise ClientGone(*exc.args) from exc
+        if not more:
+            self._completed(_begun(self.framer).keep_alive)
+
+    def end(self, trailers: Headers) -> None:
+        """Complete a response of which ``more`` was to come, with its trailers. Raises ResponseError, ClientGone."""
+        framer = _begun(self.framer)
+        data = framer.trailers(trailers)
+        try:
+            if data:
+                self.conn.transmit(data)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+        self._completed(framer.keep_alive)
 
     def fail(self, status: int, message: str) -> None:
         """Answer with an error if nothing was sent yet, else cut the connection so that nothing looks complete."""
@@ -216,6 +299,9 @@ class Exchange:
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn
+        if worker.log is not None:
+            status = self.status or NO_ANSWER
+            worker.log.add(conn.peer, self.request, status, self.body_bytes, self.since, monotonic())
         if worker.record is not None:
             now = monotonic()
             worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
@@ -249,6 +335,12 @@ class Exchange:
 
     def released(self) -> None:
         """Called once, if ``watching``, before the connection is let go of: take back what was hung onto it."""
+
+
+def _begun(framer: ResponseFramer | None) -> ResponseFramer:
+    if framer is None:
+        raise RuntimeError("the response has not begun")
+    return framer
 
 
 def _as_bytes(body: object) -> bytes:

@@ -1,4 +1,7 @@
-"""SyncWorker: how requests are served, seen by clients on real sockets. The worker's threads run in this process."""
+"""How requests are served, seen by clients on real sockets: by SyncWorkers, and by the home loop of `mode: async`.
+
+Each test runs with both, and with both event loops, but for those that are about threads (``by_threads``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import contextvars
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -31,10 +35,24 @@ from serverd.server.sync_worker import SyncWorker
 
 from .support.apps import Receive, Send, echo, hello, read_body, reply
 from .support.daemon import wait_until
-from .support.workers import serving
+from .support.workers import ENGINES, engine, serving
 
 BASE = ServerConfig(app="test:app")
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+by_threads = pytest.mark.by_threads
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    engines = ENGINES[:1] if metafunc.definition.get_closest_marker("by_threads") else ENGINES
+    metafunc.parametrize("_engine", engines, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    with engine(request.param):
+        yield
 
 
 def config(*, limits: dict[str, Any] | None = None, timeouts: dict[str, Any] | None = None) -> ServerConfig:
@@ -645,7 +663,7 @@ def test_the_scope_is_complete() -> None:
     assert scope["headers"] == [(b"host", b"test"), (b"x-thing", b"One"), (b"x-thing", b"two")]
     assert tuple(scope["client"]) == local
     assert tuple(scope["server"]) == served.address
-    assert scope["extensions"] == {}
+    assert scope["extensions"]["http.response.early_hint"] == {}
     assert "state" not in scope
 
 
@@ -706,6 +724,7 @@ def test_a_cut_response_is_a_client_disconnected() -> None:
     assert any(isinstance(event, ClientDisconnected) for event in recorded.events)
 
 
+@by_threads
 def test_no_collector_makes_no_events() -> None:
     assert recorder(None) is None
     assert recorder(NoOpCollector()) is None
@@ -722,6 +741,7 @@ def test_a_failing_collector_harms_no_request(caplog: pytest.LogCaptureFixture) 
     assert "lifecycle collector" in caplog.text
 
 
+@by_threads
 def test_sync_app_is_called_without_asgi_and_may_leave_a_request_to_it() -> None:
     seen: list[RawRequest] = []
 
@@ -748,6 +768,7 @@ def test_sync_app_is_called_without_asgi_and_may_leave_a_request_to_it() -> None
 # -- the seed's forms --------------------------------------------------------------------------------------------------
 
 
+@by_threads
 def test_a_worker_with_its_own_socket_stops_with_its_event() -> None:
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -763,6 +784,7 @@ def test_a_worker_with_its_own_socket_stops_with_its_event() -> None:
         assert not thread.is_alive()
 
 
+@by_threads
 def test_a_worker_needs_something_to_serve() -> None:
     with pytest.raises(ValueError, match="conn_queue or a listening sock"):
         SyncWorker(BASE, hello, None)
@@ -771,7 +793,7 @@ def test_a_worker_needs_something_to_serve() -> None:
 def test_draining_says_close_on_the_last_response() -> None:
     with serving(hello, threads=1) as served, served.connect() as client:
         assert client.get().header("connection") is None
-        served.workers[0].start_draining()
+        served.drain()
         assert client.get().header("connection") == "close"
         assert client.closed()
 
@@ -811,6 +833,7 @@ def test_more_connections_than_allowed_wait_and_are_served() -> None:
             client.sock.close()
 
 
+@by_threads
 def test_a_websocket_handshake_is_answered_as_plain_http_and_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -875,7 +898,7 @@ def test_a_request_that_came_in_time_is_not_punished_for_busy_threads() -> None:
             new.send(b"GET / HTTP/1.1\r\nHost")
             wait_until(lambda: any(conn.inbox for conn in served.queue.connections()))
             busy.send(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
-            wait_until(lambda: not served.workers[0].is_idle())
+            wait_until(lambda: not served.is_idle())
             idle.send(GET)
             new.send(b": x\r\n\r\n")
             assert idle.response().status == 200
@@ -932,6 +955,7 @@ def test_two_tasks_may_wait_for_the_disconnect_and_one_be_cancelled() -> None:
     assert seen == ["http.disconnect"]
 
 
+@by_threads
 def test_a_left_behind_task_does_not_spin_the_worker_at_the_end() -> None:
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         tasks.append(asyncio.create_task(asyncio.sleep(3600)))
@@ -940,10 +964,11 @@ def test_a_left_behind_task_does_not_spin_the_worker_at_the_end() -> None:
     tasks: list[asyncio.Task[None]] = []
     with serving(app, threads=1) as served, served.connect() as client:
         assert client.get().body == b"ok"
-        assert not served.workers[0].is_idle()
+        assert not served.is_idle()
     assert tasks[0].cancelled()
 
 
+@by_threads
 def test_context_variables_of_a_sync_app_do_not_leak() -> None:
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
@@ -957,6 +982,7 @@ def test_context_variables_of_a_sync_app_do_not_leak() -> None:
         assert [client.get().body for _ in range(2)] == [b"nobody"] * 2
 
 
+@by_threads
 def test_a_pure_sync_app_refuses_a_body_that_is_not_buffered() -> None:
     class Sync:
         def handle_sync(self, request: RawRequest) -> RawResponse | None:
@@ -992,8 +1018,8 @@ def test_a_client_that_leaves_is_no_error_of_the_application(
     with serving(app, threads=1) as served:
         with served.connect() as client:
             client.send(GET)
-            wait_until(lambda: not served.workers[0].is_idle())
-        wait_until(lambda: served.workers[0].is_idle() and not served.queue.open)
+            wait_until(lambda: not served.is_idle())
+        wait_until(lambda: served.is_idle() and not served.queue.open)
     assert caplog.text == ""
 
 
