@@ -12,12 +12,15 @@ the winner.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import threading
 from array import array
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
+from .file_range import STEP, FileRange
 from .http.events import RequestReceived
 
 if TYPE_CHECKING:
@@ -65,6 +68,13 @@ INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001
 # Added to it for a connection that has to be served at once: a socket that has room is ready to be written to.
 AT_ONCE: Final = 0x4
 
+# What `Connection.out` is while nothing but a file waits.
+_NO_BYTES: Final = memoryview(b"")
+# Filesystems that sendfile(2) cannot read from say so with one of these; their files are read.
+_NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+# So much of a file is read at once where the kernel cannot send it: four of the largest records of TLS.
+_READ: Final = 64 * 1024
+
 # The only authority on what may follow a phase: bit n of a row says that phase n may (LSB first: IDLE, HEAD, …).
 NEXT: Final = (
     0b01111110,  # IDLE: anything but IDLE
@@ -82,7 +92,8 @@ class Connection(socket.socket):
     """A non-blocking stream socket with its HTTP/1.1 state; see the module for who may touch it.
 
     What TLS does otherwise (`tls.TlsConnection`) are the methods `recv`, `transmit`, `has_data`, `shake_hands` and
-    `goodbye`.
+    `goodbye`. Its `transmit` leaves to this one what comes while both `out` and `later` are there: that is encrypted
+    when its turn comes, behind the file.
     """
 
     secure = False  # whether it speaks TLS
@@ -95,6 +106,7 @@ class Connection(socket.socket):
         "id",
         "inbox",
         "keep_alive",
+        "later",
         "local",
         "numbers",
         "opened",
@@ -129,7 +141,10 @@ class Connection(socket.socket):
         self.decoder: SizedDecoder | ChunkedDecoder | None = None
         self.body: list[bytes] = []  # decoded pieces of that body
         self.body_size = 0
-        self.out: memoryview | None = None  # response bytes that the kernel did not take yet
+        # Response bytes that the kernel did not take yet (None: nothing waits), and what goes behind them, in order,
+        # if there is a file in it.
+        self.out: memoryview | None = None
+        self.later: deque[FileRange | bytes] | None = None
         self.keep_alive = False  # what follows when `out` is sent: another request, or the end
         self.taken = 0  # bytes of the body or of `out` that went over since the deadline was set
 
@@ -145,7 +160,10 @@ class Connection(socket.socket):
         Raises OSError when the client is gone.
         """
         if self.out is not None:
-            self.out = memoryview(bytes(self.out) + data)
+            if self.later is not None:
+                self.later.append(data)
+            else:
+                self.out = memoryview(bytes(self.out) + data)
             return False
         try:
             sent = self.send(data)
@@ -156,29 +174,91 @@ class Connection(socket.socket):
         self.out = memoryview(data)[sent:]
         return False
 
+    def transmit_file(self, file: FileRange, tail: bytes = b"") -> bool:
+        """As ``transmit``, for ``file`` and then ``tail``. The file is closed here, whatever becomes of it.
+
+        Raises FileShrank, OSError.
+        """
+        if self.later is None:
+            self.later = deque()
+        self.later.append(file)
+        if tail:
+            self.later.append(tail)
+        if self.out is not None:
+            return False
+        return self._send_later()
+
     def shake_hands(self) -> bool:
         """One step of the handshake: True when it is done and the phase is HEAD. Raises OSError."""
         self.move(Phase.HEAD)
         return True
 
+    def tls_extension(self) -> dict[str, Any]:
+        """The ASGI extension "tls", where ``secure``."""
+        raise NotImplementedError
+
     def goodbye(self) -> None:
         """Say that nothing more will be sent, before the socket is half-closed or closed. Raises nothing."""
 
     def flush(self) -> bool:
-        """Send more of ``out``. True when nothing is left. Raises OSError when the client is gone."""
+        """Send more of what waits. True when nothing is left. Raises OSError when the client is gone, FileShrank."""
         out = self.out
         if out is None:
             return True
-        try:
-            sent = self.send(out)
-        except BlockingIOError:
-            return False
-        self.taken += sent
-        if sent < len(out):
-            self.out = out[sent:]
-            return False
+        if out:
+            try:
+                sent = self.send(out)
+            except BlockingIOError:
+                return False
+            self.taken += sent
+            if sent < len(out):
+                self.out = out[sent:]
+                return False
+        if self.later is not None:
+            return self._send_later()
         self.out = None
         return True
+
+    def _send_later(self) -> bool:
+        """Send what stands behind ``out``, of which nothing is left: up to one step of files. True if that was all."""
+        later = self.later
+        assert later is not None
+        self.out = None
+        step = STEP
+        while later and self.out is None and step > 0:
+            piece = later[0]
+            if isinstance(piece, FileRange):
+                sent = self._send_file(piece) if piece.count else 0
+                if not piece.count:
+                    later.popleft()
+                    piece.close()
+                elif not sent:
+                    break  # no room
+                step -= sent
+            else:
+                later.popleft()
+                self.transmit(piece)
+                sent = len(piece)
+            self.taken += sent - (0 if self.out is None else len(self.out))
+        if not later:
+            self.later = None
+        elif self.out is None:
+            self.out = _NO_BYTES
+        return self.out is None
+
+    def _send_file(self, file: FileRange) -> int:
+        """Send one step of ``file``, whose turn it is; how many bytes of it went, some of them perhaps into ``out``."""
+        if not self.secure:
+            try:
+                return file.send_to(self.fd)
+            except BlockingIOError:
+                return 0
+            except OSError as exc:
+                if exc.errno not in _NO_SENDFILE:
+                    raise
+        data = file.read(_READ)
+        self.transmit(data)
+        return len(data)
 
     def take(self, size: int = 65536) -> bytes | None:
         """What the client sent: b"" at its end, None when nothing is there yet. Raises OSError when it is gone."""
@@ -190,7 +270,22 @@ class Connection(socket.socket):
     @property
     def pending_out(self) -> int:
         """Bytes that wait for the client to read."""
-        return 0 if self.out is None else len(self.out)
+        if self.out is None:
+            return 0
+        if self.later is None:
+            return len(self.out)
+        return len(self.out) + sum(
+            piece.count if isinstance(piece, FileRange) else len(piece) for piece in self.later
+        )
+
+    def close(self) -> None:
+        """Close the socket, and the files that were not sent to their end. For the owner."""
+        later, self.later = self.later, None
+        if later is not None:
+            for piece in later:
+                if isinstance(piece, FileRange):
+                    piece.close()
+        super().close()
 
     def is_ready(self) -> bool:
         """Whether what its phase waits for is there."""

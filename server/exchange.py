@@ -201,8 +201,8 @@ class Exchange:
     ) -> None:
         """As ``begin``, with a file as the first piece of body, or all of it. The file is closed here in any case.
 
-        Never blocks: what the client does not take now is sent as it reads, without this exchange. Raises ResponseError,
-        ClientGone, and FileShrank when the file is shorter than it was.
+        Never blocks: what the client does not take now is sent as it reads, without this exchange.
+        Raises ResponseError, ClientGone, and FileShrank when the file is shorter than it was.
         """
         if file.count <= SMALL:
             self.begin(status, headers, file.take(), more, trailers)

@@ -3,7 +3,9 @@
 Promises: a body that was buffered before the application was called is given in one ``http.request``; a larger one
 as it arrives, with back-pressure; ``http.disconnect`` when the client goes away or the response is complete.
 ``send`` returns at once while the client keeps up and otherwise waits, without holding the thread, until it reads.
-Refuses: messages out of order (RuntimeError into the application, as its author must see it).
+Files, trailers and early hints are sent as docs/http.md says (ASGI extensions ``http.response.pathsend``,
+``zerocopysend``, ``trailers`` and ``early_hint``). Refuses: messages out of order (RuntimeError into the application,
+as its author must see it).
 
 Belongs to its worker's thread and event loop.
 """
@@ -11,37 +13,44 @@ Belongs to its worker's thread and event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from ..connection import PROGRESS, SINCE, Connection
-from ..exchange import ClientGone, Exchange, Host
+from ..connection import SINCE, Connection
+from ..exchange import ClientGone, Host
+from ..file_range import FileRange, FileShrank
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
+from ..paced import PacedExchange, resolve
 from ..routes import is_event_source
 
 Message = dict[str, Any]
 
-# A streaming application is held back while more than this waits for the client; asyncio's own high-water mark.
-HIGH_WATER: Final = 64 * 1024
 # Bytes of further pipelined requests that are read while the application waits for a disconnect.
 _AHEAD: Final = 64 * 1024
 
 _DISCONNECT: Final = "http.disconnect"
 
+# Of a response that was started with `trailers: True`; the others have none.
+_NO_TRAILERS: Final = 0
+_DISCARDED: Final = 1  # the client did not ask for them
+_AWAITED: Final = 2  # they come behind the last piece of body
+_DUE: Final = 3  # which is sent
 
-class Cycle(Exchange):
+
+class Cycle(PacedExchange):
     """See the module."""
 
-    __slots__ = ("_head", "_reading", "_room", "_timer", "_writing")
+    __slots__ = ("_fields", "_head", "_reading", "_trailers")
+
+    _fields: list[tuple[bytes, bytes]]  # of the trailers so far, once they are awaited
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
         self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
         self._reading: list[asyncio.Future[None]] = []  # who waits for body bytes or the end of the client
-        self._room: list[asyncio.Future[None]] = []  # who waits until the client reads
-        self._writing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._trailers = _NO_TRAILERS
 
     # -- receive ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +127,7 @@ class Cycle(Exchange):
         self._reading.append(waiter)
         self.watching = True
         if watch:
-            self.worker.watcher.add_reader(self.conn.fd, _resolve, self._reading)
+            self.worker.watcher.add_reader(self.conn.fd, resolve, self._reading)
         timer = loop.call_later(seconds, self._too_slow) if seconds else None
         try:
             await waiter
@@ -133,20 +142,25 @@ class Cycle(Exchange):
     def _too_slow(self) -> None:
         self.gone = True
         self.fail(408, "the request body did not arrive in time (timeouts.body)")
-        _resolve(self._reading)
+        resolve(self._reading)
 
     # -- send ------------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
-        """Take ``http.response.start`` or ``http.response.body``. Raises ClientGone (an OSError), RuntimeError."""
+    async def send(self, message: Message) -> None:  # noqa: C901 - one branch for each message
+        """Take one message of the response.
+
+        Raises ClientGone (an OSError), RuntimeError, ResponseError, and for files FileShrank and what opening one does.
+        """
         kind = message["type"]
         if self.done:
             self._refuse_late(message)
-        if kind == "http.response.body":
+        elif kind == "http.response.body":
             body = message.get("body", b"")
             more = message.get("more_body", False)
             head = self._head
-            if head is not None:
+            if self._trailers >= _AWAITED:
+                self._send_piece(kind, body, more)
+            elif head is not None:
                 self._head = None
                 self.begin(head[0], head[1], body, more)
                 if more and self.worker.draining:
@@ -156,11 +170,17 @@ class Cycle(Exchange):
             else:
                 raise RuntimeError("http.response.body came before http.response.start")
             if more and self.conn.out is not None:
-                await self._held_back()
+                await self.held_back()
         elif kind == "http.response.start":
             if self._head is not None or self.status:
                 raise RuntimeError("http.response.start was sent twice")
             self._head = (message["status"], message.get("headers", ()))
+            if message.get("trailers"):
+                self._expect_trailers()
+        elif extension := _EXTENSIONS.get(kind):
+            extension(self, message)
+            if self.conn.out is not None and not self.done:
+                await self.held_back()
         else:
             raise RuntimeError(f"unexpected ASGI message type {kind!r}")
 
@@ -172,51 +192,85 @@ class Cycle(Exchange):
             raise
 
     def _refuse_late(self, message: Message) -> None:
+        if message["type"] == "http.response.trailers" and self.complete and self._trailers == _DISCARDED:
+            return
         if self.complete and not self.gone:
             raise RuntimeError(f"{message['type']} was sent after the response was complete")
         raise ClientGone(0, "the client has disconnected")
 
-    async def _held_back(self) -> None:
-        """See that buffered bytes are sent while the application does other things; wait if they are many."""
-        loop = self.worker.loop
-        if not self._writing:
-            self._writing = self.watching = True
-            self.conn.taken = 0
-            self.worker.watcher.add_writer(self.conn.fd, self._on_writable)
-            self._start_timer()
-        if self.conn.pending_out > HIGH_WATER:
-            waiter = loop.create_future()
-            self._room.append(waiter)
-            await waiter
-            if self.done:
-                raise ClientGone(0, "the client did not read the response in time (timeouts.write)")
+    # -- extensions --------------------------------------------------------------------------------------------------
 
-    def _on_writable(self) -> None:
-        conn = self.conn
+    def _send_path(self, message: Message) -> None:
+        """http.response.pathsend: the file is the whole body."""
+        if self._head is None:
+            came = "after http.response.body" if self.status else "before http.response.start"
+            raise RuntimeError(f"http.response.pathsend came {came}")
+        self._send_piece(message["type"], FileRange.whole(message["path"]), False)
+
+    def _send_part(self, message: Message) -> None:
+        """http.response.zerocopysend: part of a file is a piece of the body."""
+        if self._head is None and self.framer is None:
+            raise RuntimeError("http.response.zerocopysend came before http.response.start")
+        part = FileRange.part(message["file"], message.get("offset"), message.get("count"))
+        self._send_piece(message["type"], part, message.get("more_body", False))
+
+    def _send_piece(self, kind: str, piece: bytes | FileRange, more: bool) -> None:
+        """Send a piece of body that is a file, or that trailers will follow."""
+        trailers = self._trailers >= _AWAITED
+        if self._trailers == _DUE:
+            raise RuntimeError(f"{kind} came where http.response.trailers was due")
+        if trailers and not more:
+            self._trailers = _DUE
+            more = True
+        head = self._head
+        self._head = None
         try:
-            empty = conn.flush()
-        except OSError:
-            self.cut()
+            if head is None:
+                if isinstance(piece, FileRange):
+                    self.go_on_file(piece, more)
+                else:
+                    self.go_on(piece, more)
+            elif isinstance(piece, FileRange):
+                self.begin_file(head[0], head[1], piece, more, trailers)
+            else:
+                self.begin(head[0], head[1], piece, more, trailers)
+        except ResponseError, FileShrank:
+            if self.status:
+                self.cut()
+            else:
+                self._trailers = _NO_TRAILERS  # nothing has happened: another response may take its place
+            raise
+
+    def _expect_trailers(self) -> None:
+        self._trailers = _AWAITED if self.request.trailers and self.request.method != "HEAD" else _DISCARDED
+        self._fields = []
+
+    def _send_trailers(self, message: Message) -> None:
+        """http.response.trailers: the fields go out together, with the last message of them."""
+        if self._trailers == _DISCARDED:
             return
-        if conn.taken >= PROGRESS or empty:
-            conn.taken = 0
-            self._stop_timer()
-            if not empty:
-                self._start_timer()
-        if empty:
-            self._writing = False
-            self.worker.watcher.remove_writer(conn.fd)
-        if conn.pending_out <= HIGH_WATER:
-            _resolve(self._room)
+        if self._trailers != _DUE:
+            said = self._trailers == _AWAITED
+            why = (
+                "before the last http.response.body"
+                if said
+                else "without trailers: True in http.response.start"
+            )
+            raise RuntimeError(f"http.response.trailers came {why}")
+        self._fields += message.get("headers", ())
+        if message.get("more_trailers", False):
+            return
+        try:
+            self.end(self._fields)
+        except ResponseError:
+            self.cut()
+            raise
 
-    def _start_timer(self) -> None:
-        if self.worker.timeouts.write:
-            self._timer = self.worker.loop.call_later(self.worker.timeouts.write, self.cut)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _send_hint(self, message: Message) -> None:
+        """http.response.early_hint: dropped where the client would not understand it, or the response has begun."""
+        links = [(b"link", link) for link in message["links"]]
+        if links and not self.status and self.request.version == "1.1":
+            self.interim(103, links)
 
     def drain(self) -> None:
         """End the event stream of a browser, which connects again by itself; all else has until the deadline."""
@@ -229,25 +283,20 @@ class Cycle(Exchange):
             elif self.status:
                 self.gone = True
                 self.go_on(b"", False)
-        except (ResponseError, ClientGone):
+        except ResponseError, ClientGone:
             self.cut()
 
     def released(self) -> None:
         """Before the connection goes: no watcher of this loop stays on its descriptor, nobody goes on waiting."""
-        self._stop_timer()
-        conn: Connection = self.conn
-        if self._writing:
-            self._writing = False
-            self.worker.watcher.remove_writer(conn.fd)
+        super().released()
         if self._reading:
-            self.worker.watcher.remove_reader(conn.fd)
-        _resolve(self._reading)
-        _resolve(self._room)
+            self.worker.watcher.remove_reader(self.conn.fd)
+        resolve(self._reading)
 
 
-def _resolve(waiters: list[asyncio.Future[None]]) -> None:
-    """Wake all of them: two tasks of an application may each be in ``receive``, or in ``send``."""
-    for future in waiters:
-        if not future.done():
-            future.set_result(None)
-    waiters.clear()
+_EXTENSIONS: Final[dict[str, Callable[[Cycle, Message], None]]] = {
+    "http.response.pathsend": Cycle._send_path,
+    "http.response.zerocopysend": Cycle._send_part,
+    "http.response.trailers": Cycle._send_trailers,
+    "http.response.early_hint": Cycle._send_hint,
+}

@@ -41,7 +41,7 @@ class ScopeBuilder:
             "asgi": self._asgi,
             "http_version": request.version,
             "method": request.method,
-            "scheme": "http",
+            "scheme": "https" if conn.secure else "http",
             "path": path,
             "raw_path": raw_path,
             "query_string": request.query,
@@ -49,8 +49,14 @@ class ScopeBuilder:
             "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
             "client": conn.peer,
             "server": conn.local,
-            "extensions": {},
+            "extensions": {"http.response.pathsend": {}, "http.response.zerocopysend": {}},
         }
+        if request.version == "1.1":
+            scope["extensions"]["http.response.early_hint"] = {}
+            if request.trailers:
+                scope["extensions"]["http.response.trailers"] = {}
+        if conn.secure:
+            scope["extensions"]["tls"] = conn.tls_extension()
         if self.state is not None:
             scope["state"] = self.state.copy()
         return scope
@@ -63,4 +69,6 @@ class ScopeBuilder:
         scope["scheme"] = "wss" if conn.secure else "ws"
         scope["subprotocols"] = subprotocols
         scope["extensions"] = {"websocket.http.response": {}}
+        if conn.secure:
+            scope["extensions"]["tls"] = conn.tls_extension()
         return scope

@@ -68,6 +68,7 @@ class RequestReceived:
     expect_continue: the client waits for "100 Continue" before it sends its body (RFC 9110 10.1.1).
     upgrade: HTTP/1.1 with an Upgrade field that the Connection field names (RFC 9110 7.8).
     head_size: bytes of the buffer that the head took; the body, or the next request, begins there.
+    trailers: HTTP/1.1 with a TE field that lists "trailers" (RFC 9110 10.1.4).
     route: where it is served; 0 here, set by the reader (see ``server.routes``).
     """
 
@@ -83,6 +84,7 @@ class RequestReceived:
         "raw_path",
         "route",
         "target",
+        "trailers",
         "upgrade",
         "version",
     )
@@ -115,6 +117,7 @@ class RequestReceived:
         self.expect_continue = expect_continue
         self.upgrade = upgrade
         self.head_size = head_size
+        self.trailers = False
         self.route = 0
 
     def __eq__(self, other: object) -> bool:

@@ -88,6 +88,13 @@ def intentions(request: RequestReceived, options: list[bytes], upgrade: bool) ->
         request.expect_continue = modern and (request.chunked or request.content_length > 0)
 
 
+def takes_trailers(version: str, values: list[bytes]) -> bool:
+    """Whether a client with these values of TE would read trailers (RFC 9110 10.1.4); none of HTTP/1.0 does."""
+    if version == "1.0" or not values:
+        return False
+    return b"trailers" in [member.strip(b" \t") for member in b",".join(values).lower().split(b",")]
+
+
 class SizedDecoder:
     """A body of ``length`` bytes (Content-Length). ``rest`` holds what came after it, once it is ``complete``."""
 

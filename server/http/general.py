@@ -15,7 +15,7 @@ from typing import Final
 import h11
 
 from .events import Headers, HeadLimits, ProtocolError, RequestReceived
-from .framing import body_framing, intentions
+from .framing import body_framing, intentions, takes_trailers
 from .grammar import CONTROL, MAX_METHOD, bad_target, is_token, valid_host
 
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -53,6 +53,7 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None:
         method, target, path, query, version, headers, length, chunked, True, bool(expect), False, size
     )
     intentions(request, _values(headers, b"connection"), bool(_values(headers, b"upgrade")))
+    request.trailers = takes_trailers(version, _values(headers, b"te"))
     return request
 
 

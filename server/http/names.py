@@ -67,7 +67,6 @@ PLAIN: Final[dict[bytes, bytes]] = {
     b"Sec-WebSocket-Version": b"sec-websocket-version",
     b"sec-websocket-version": b"sec-websocket-version",
     b"Sec-Websocket-Version": b"sec-websocket-version",
-    b"TE": b"te", b"te": b"te",
     b"Traceparent": b"traceparent", b"traceparent": b"traceparent",
     b"Tracestate": b"tracestate", b"tracestate": b"tracestate",
     b"Upgrade-Insecure-Requests": b"upgrade-insecure-requests",
@@ -94,6 +93,7 @@ SPECIAL: Final[dict[bytes, bytes]] = {
     b"Content-Length": b"content-length", b"content-length": b"content-length",
     b"Transfer-Encoding": b"transfer-encoding", b"transfer-encoding": b"transfer-encoding",
     b"Expect": b"expect", b"expect": b"expect",
+    b"TE": b"te", b"te": b"te",
     b"Upgrade": b"upgrade", b"upgrade": b"upgrade",
 }
 # fmt: on

@@ -30,7 +30,7 @@ from .fields import (
 from .grammar import is_token
 from .tables import CODING, CONNECTION, DATE, LENGTH, STATUS_LINES, TRAILER
 
-__all__ = ["ResponseError", "ResponseFramer", "encode_head", "error_response"]
+__all__ = ["Around", "ResponseError", "ResponseFramer", "encode_head", "error_response"]
 
 _WITHOUT_BODY: Final = (204, 205, 304)
 # What goes around a piece of body that is not in memory: the bytes before it, whether it is sent, the bytes behind it.

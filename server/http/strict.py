@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final
 
 from .events import Headers, HeadLimits, RequestReceived
-from .framing import MAX_LENGTH_DIGITS, intentions
+from .framing import MAX_LENGTH_DIGITS, intentions, takes_trailers
 from .grammar import CONTROL, MAX_METHOD, URI, bad_target, is_token, valid_host
 from .names import PLAIN, SPECIAL
 
@@ -136,6 +136,8 @@ def _meaning(request: RequestReceived, special: Headers) -> bool:  # noqa: C901 
             if value != b"100-continue":
                 return False
             request.expect_continue = True
+        elif name == b"te":
+            request.trailers = request.trailers or takes_trailers(request.version, [value])
         else:
             upgrade = True
     if request.chunked and (length or request.version == "1.0"):
