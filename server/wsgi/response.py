@@ -155,7 +155,7 @@ class Response:
 
     def _started(self) -> int:
         if not self._status:
-            raise Misuse("never called start_response")
+            raise Misuse("never called start_response (PEP 3333)")
         return self._status
 
 
