@@ -27,7 +27,7 @@ from .lifecycle import LifecycleCollector, recorder
 from .loop_queue import LoopQueue
 from .routes import router
 from .serving import Serving
-from .watcher import LoopWatcher
+from .loop_watcher import LoopWatcher
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp

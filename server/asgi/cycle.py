@@ -280,8 +280,10 @@ class Cycle(PacedExchange):
             if self._head is not None:
                 self.gone = True
                 self.begin(self._head[0], self._head[1], b"", False)
-            elif self.status:
+            elif self.framer is not None:
                 self.gone = True
+                # On the same connection it would come to this child again.
+                self.framer.keep_alive = False
                 self.go_on(b"", False)
         except ResponseError, ClientGone:
             self.cut()

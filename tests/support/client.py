@@ -108,6 +108,17 @@ class RawClient:
         data, self._data = self._data[:size], self._data[size:]
         return data
 
+    def until(self, end: bytes) -> bytes:
+        """All up to ``end``, and ``end``."""
+        while end not in self._data:
+            self._more()
+        before, found, self._data = self._data.partition(end)
+        return before + found
+
+    def half_close(self) -> None:
+        """Say that nothing more will be sent."""
+        self.sock.shutdown(socket.SHUT_WR)
+
     def rest(self) -> bytes:
         """All until the server closes."""
         try:
