@@ -1,8 +1,9 @@
-"""A small real application: pages, a JSON API, an upload and a clock. `notes:app` is its ASGI callable.
+"""A small real application: pages, a JSON API, uploads, a chat and live events. `notes:app` is its ASGI callable.
 
     database.py   every query; says which thread may touch what, and why that is safe
-    api.py        the JSON API                 site.py    the pages' handlers, upload and download
-    clock.py      server-sent events           pages.py   the pages' HTML       markup.py  escaping
+    api.py        the JSON API                        site.py    the pages' handlers, upload and download
+    live.py       the chat, new notes as they come    room.py    how threads reach the event loop
+    clock.py      a stream that needs no others       pages.py   the pages' HTML       markup.py  escaping
     web.py        what they share
 
 The environment variable DATABASE names the database file; a relative path is relative to the folder of
@@ -26,9 +27,10 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from . import api, clock, site
+from . import api, clock, live, site
 from .database import Database
-from .web import RefuseForeignForms, State, api_error
+from .room import Room
+from .web import RefuseForeignSites, State, api_error
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -37,11 +39,21 @@ __all__ = ["app"]
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[State]:
-    """Open the database once for the process; every request of every thread finds it in its state."""
+    """What exists once in the process; every request of every thread finds it in its state.
+
+    On serverd this runs on the home loop, which lives as long as the process and serves event streams and WebSockets:
+    rooms made here belong to it.
+    """
     database = Database(FOLDER.parent / os.environ.get("DATABASE", "notes.db"))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        yield State(database=database, boot=secrets.token_hex(8), started=started)
+        yield State(
+            database=database,
+            changes=Room(backlog=1),  # "look again": one such message says as much as ten
+            chat=Room(backlog=100),
+            boot=secrets.token_hex(8),
+            started=started,
+        )
     finally:
         database.close()
 
@@ -60,11 +72,12 @@ def on_http_error(request: Request, error: Exception) -> Response:
 app = Starlette(
     routes=[
         *site.routes,
+        *live.routes,
         *clock.routes,
         *api.routes,
         Mount("/static", StaticFiles(directory=FOLDER / "static"), name="static"),
     ],
     lifespan=lifespan,
-    middleware=[Middleware(RefuseForeignForms)],
+    middleware=[Middleware(RefuseForeignSites)],
     exception_handlers={HTTPException: on_http_error},
 )

@@ -52,6 +52,7 @@ class Notes(HTTPEndpoint):
         if problems:
             return api_error(422, "the note is not valid", fields=problems)
         note = await run_in_threadpool(request.state["database"].create_note, title, text)
+        request.state["changes"].tell()  # from this worker thread to every open page (room.py)
         location = f"{request.scope.get('root_path', '')}/api/notes/{note.id}"
         return JSONResponse(asdict(note), status_code=201, headers={"location": location})
 

@@ -125,6 +125,23 @@ class Database:
             rows = connection.execute(LIST_FOUND, (pattern, limit, offset)).fetchall()
         return [Note(*row) for row in rows], total
 
+    def notes_after(self, note_id: int, limit: int = 50) -> tuple[list[Note], int]:
+        """The notes with a higher id, the lowest first, and how many notes there are.
+
+        Ids rise with each commit, as there is one writer at a time: who has seen an id has missed none below it.
+        """
+        with self._transaction("DEFERRED") as connection:
+            (total,) = connection.execute("SELECT count(*) FROM notes").fetchone()
+            rows = connection.execute(
+                "SELECT * FROM notes WHERE id > ? ORDER BY id LIMIT ?", (note_id, limit)
+            ).fetchall()
+        return [Note(*row) for row in rows], total
+
+    def last_id(self) -> int:
+        """The highest id of a note; 0 when there is none."""
+        with self._transaction("DEFERRED") as connection:
+            return int(connection.execute("SELECT coalesce(max(id), 0) FROM notes").fetchone()[0])
+
     def get_note(self, note_id: int) -> Note | None:
         """The note, or None when there is none."""
         with self._transaction("DEFERRED") as connection:

@@ -43,29 +43,54 @@ def _tab(name: str, href: str, here: str) -> Markup:
     return html(t'<a href="{href}">{name}</a>')
 
 
-def notes(found: list[Note], total: int, query: str) -> Markup:
-    """The form for a new note, the search and the list."""
+def notes(found: list[Note], total: int, query: str, last: int) -> Markup:
+    """The form for a new note, the search, the list, and the chat. static/live.js adds what comes after note `last`."""
     if query:
-        count = f"{total} found" if total else "Nothing found"
+        shown = f"{total} found" if total else "Nothing found"
     else:
-        count = f"{total} note{'' if total == 1 else 's'}" if total else "No notes yet: write the first one."
+        shown = count(total)
     more = f", the newest {len(found)} shown" if total > len(found) else ""
-    return html(t"""{note_form("notes", "New note", "Add note", "", "", {}, compact=True)}
+    events = "" if query else f"events?after={last}"  # a search shows what was there when it was made
+    return html(t"""<div class="board">
+<div>
+{note_form("notes", "New note", "Add note", "", "", {}, compact=True)}
 <section>
 <form class="search" action="." method="get" role="search">
 <input type="search" name="query" value="{query}" placeholder="Search notes" aria-label="Search notes">
 <button class="quiet">Search</button>
 </form>
-<p class="count">{count}{more}</p>
-<ul class="cards">{[_card(note) for note in found]}</ul>
-</section>""")
+<p class="count" id="count">{shown}{more}</p>
+<ul class="cards" id="notes" aria-live="polite" data-events="{events}">{[card(note) for note in found]}</ul>
+</section>
+</div>
+{CHAT}
+</div>
+<script src="static/live.js" defer></script>""")
 
 
-def _card(note: Note) -> Markup:
+def count(total: int) -> str:
+    """How many notes there are, for a person."""
+    return f"{total} note{'' if total == 1 else 's'}" if total else "No notes yet: write the first one."
+
+
+def card(note: Note) -> Markup:
+    """One note in the list; also what the event of a new note brings."""
     text = note.text if len(note.text) <= SHOWN else note.text[:SHOWN].rstrip() + "…"
-    return html(t"""<li><a class="card" href="notes/{note.id}">
+    return html(t"""<li id="note-{note.id}"><a class="card" href="notes/{note.id}">
 <h2>{note.title}</h2><p class="text">{text}</p>{_when(note.updated)}</a></li>
 """)
+
+
+CHAT = html(t"""<aside class="panel chat" data-chat="ws/chat">
+<h1>Chat <span id="live" role="status" data-state="off">Connecting…</span></h1>
+<ol id="said" role="log" aria-label="What was said" tabindex="0"></ol>
+<form id="say">
+<label>Your name<input name="name" maxlength="30" autocomplete="nickname" required></label>
+<label>Message<input name="text" maxlength="500" autocomplete="off" required></label>
+<button disabled>Send</button>
+</form>
+<noscript><p class="problem">The chat needs JavaScript, and so do notes that appear by themselves.</p></noscript>
+</aside>""")
 
 
 def note_form(

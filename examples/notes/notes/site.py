@@ -52,8 +52,12 @@ def error_page(
 def home(request: Request[State]) -> Response:
     """The newest notes, or those that hold ?query=."""
     query = request.query_params.get("query", "").strip()
-    found, total = request.state["database"].list_notes(query)
-    return page(request, "Notes", "Notes", pages.notes(found, total, query))
+    database = request.state["database"]
+    last = (
+        database.last_id()
+    )  # first: what is written between the two queries is shown twice rather than never
+    found, total = database.list_notes(query)
+    return page(request, "Notes", "Notes", pages.notes(found, total, query, last))
 
 
 async def add_note(request: Request[State]) -> Response:
@@ -65,6 +69,7 @@ async def add_note(request: Request[State]) -> Response:
         body = pages.note_form("notes", "New note", "Add note", _text(title), _text(text), problems)
         return page(request, "New note", "Notes", body, 422)
     note = await run_in_threadpool(request.state["database"].create_note, stored, stored_text)
+    request.state["changes"].tell()  # from this worker thread to every open page (room.py)
     return _see(request, f"notes/{note.id}")
 
 

@@ -1,8 +1,8 @@
-"""What pages and API share: the lifespan state, ids in a request, the check of a note, CSRF.
+"""What pages and API share: the lifespan state, ids in a request, the check of a note, the guard against other sites.
 
 Nothing here keeps state of its own; any thread may call any function. `State` is what the lifespan yields:
-each request gets its own shallow copy, whose `database` is the one object that all threads share (see
-database.py).
+each request gets its own shallow copy, whose `database` and rooms all threads share (see database.py and
+room.py).
 """
 
 import os
@@ -10,13 +10,17 @@ import re
 import sys
 import threading
 from typing import TypedDict
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from .database import MAX_ID, Database
+from .room import Room
 
 MAX_TITLE = 200  # characters
 MAX_TEXT = 100_000  # characters
@@ -27,6 +31,8 @@ class State(TypedDict):
     """Made once for each process, by the lifespan."""
 
     database: Database
+    changes: Room  # told after each new note
+    chat: Room
     boot: str  # random: tells one run of the lifespan from another
     started: str  # UTC, ISO 8601
 
@@ -74,7 +80,7 @@ def check_note(title: object, text: object) -> tuple[str, str, dict[str, str]]:
             problems[name] = "must be text"
         elif len(value) > most:
             problems[name] = f"must be at most {most} characters"
-        elif not _storable(value):
+        elif not storable(value):
             problems[name] = "must be valid Unicode"
     if "title" not in problems and not str(title).strip():
         problems["title"] = "must not be empty"
@@ -83,7 +89,7 @@ def check_note(title: object, text: object) -> tuple[str, str, dict[str, str]]:
     return str(title).strip(), str(text).replace("\r\n", "\n"), {}
 
 
-def _storable(value: str) -> bool:
+def storable(value: str) -> bool:
     """JSON can spell half of a surrogate pair, which is not a character and has no UTF-8."""
     try:
         value.encode()
@@ -92,12 +98,12 @@ def _storable(value: str) -> bool:
     return True
 
 
-class RefuseForeignForms:
-    """Middleware: another site's page must not write here through the visitor's browser (CSRF).
+class RefuseForeignSites:
+    """Middleware: another site's page must not write or listen here through the visitor's browser.
 
-    Browsers say in Sec-Fetch-Site where a request comes from (Fetch Metadata, W3C); programs send no such
-    header. There are no cookies to steal here, but a server on 127.0.0.1 is within reach of every page its
-    user opens.
+    Browsers say where a request comes from: in Sec-Fetch-Site (Fetch Metadata, W3C), and for a WebSocket, which no
+    same-origin policy guards, in Origin (RFC 6455, 10.2). Programs send neither. There are no cookies to steal here,
+    but a server on 127.0.0.1 is within reach of every page its user opens.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -107,10 +113,14 @@ class RefuseForeignForms:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            origin = next((value for name, value in scope["headers"] if name == b"sec-fetch-site"), b"none")
-            if origin not in (b"same-origin", b"none"):
+            if Headers(scope=scope).get("sec-fetch-site", "none") not in ("same-origin", "none"):
                 refusal = "this request was sent by another site\n"
                 await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+                return
+        elif scope["type"] == "websocket":
+            headers = Headers(scope=scope)
+            if "origin" in headers and urlsplit(headers["origin"]).netloc != headers.get("host"):
+                await WebSocketClose()(scope, receive, send)  # before it was accepted: 403
                 return
         await self.app(scope, receive, send)
 
