@@ -144,13 +144,13 @@ class Response:
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Let the kernel send it. False if that cannot be done, and the wrapper has to be read."""
         exchange = self._exchange
-        if exchange.status or exchange.done or not hasattr(exchange, "begin_file"):
+        if exchange.status or exchange.done:
             return False
         status = self._started()
         file = wrapper.as_range(self._left)
         if file is None:
             return False
-        exchange.begin_file(status, self._fields, file)  # type: ignore[attr-defined]
+        exchange.begin_file(status, self._fields, file)
         return True
 
     def _started(self) -> int:
