@@ -44,12 +44,18 @@ async def app(scope, receive, send):
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
+both_modes = pytest.mark.parametrize("mode", ["sync", "async"])
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_a_thousand_requests_in_flight_across_twenty_reloads(tmp_path: Path, start_method: str) -> None:
-    reloads = 20 if start_method == "fork" else 5
+
+@pytest.mark.parametrize(
+    ("start_method", "mode", "reloads"),
+    [("fork", "sync", 20), ("spawn", "sync", 5), ("fork", "async", 10)],
+)
+def test_a_thousand_requests_in_flight_across_twenty_reloads(
+    tmp_path: Path, start_method: str, mode: str, reloads: int
+) -> None:
     config = {
-        "workers": {"processes": 2, "threads": 2, "start_method": start_method},
+        "workers": {"processes": 2, "threads": 2, "start_method": start_method, "mode": mode},
         "logging": {"access": False, "level": "info"},
     }
     with Daemon(tmp_path, app=WAITING, config=config) as daemon:
@@ -68,8 +74,10 @@ def test_a_thousand_requests_in_flight_across_twenty_reloads(tmp_path: Path, sta
         assert daemon.wait_exit() == 0
 
 
-def test_blocking_handlers_across_reloads_on_file_changes(tmp_path: Path) -> None:
-    config = {"workers": {"processes": 1, "threads": 4}, "logging": {"access": False, "level": "info"}}
+@both_modes
+def test_blocking_handlers_across_reloads_on_file_changes(tmp_path: Path, mode: str) -> None:
+    workers = {"processes": 1, "threads": 4, "mode": mode}
+    config = {"workers": workers, "logging": {"access": False, "level": "info"}}
     with Daemon(tmp_path, app=BLOCKING, config=config, args=["--reload"]) as daemon:
         daemon.wait_ready()
         daemon.wait_for_line("watching")
@@ -84,9 +92,11 @@ def test_blocking_handlers_across_reloads_on_file_changes(tmp_path: Path) -> Non
         assert len(totals.bodies) == 6
 
 
-def test_term_answers_what_was_received_and_exits_0(tmp_path: Path) -> None:
+@both_modes
+def test_term_answers_what_was_received_and_exits_0(tmp_path: Path, mode: str) -> None:
     slow = WAITING.replace("random.uniform(0.1, 0.4)", "1")
-    with Daemon(tmp_path, app=slow) as daemon, _clients(daemon, 60) as clients:
+    config = {"workers": {"processes": 1, "mode": mode}}
+    with Daemon(tmp_path, app=slow, config=config) as daemon, _clients(daemon, 60) as clients:
         idle, busy = clients[:20], clients[20:]
         for client in idle:
             assert client.get("/now").status == 200
@@ -105,9 +115,10 @@ def test_term_answers_what_was_received_and_exits_0(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", daemon.port))
 
 
-def test_term_serves_what_waits_in_the_backlog(tmp_path: Path) -> None:
+@both_modes
+def test_term_serves_what_waits_in_the_backlog(tmp_path: Path, mode: str) -> None:
     blocked = BLOCKING.replace("0.002", "0.3")
-    config = {"workers": {"threads": 1}}
+    config = {"workers": {"processes": 1, "threads": 1, "mode": mode}}
     with Daemon(tmp_path, app=blocked, config=config) as daemon, _clients(daemon, 5) as clients:
         for client in clients:
             client.send(GET)
@@ -151,9 +162,11 @@ def test_a_killed_child_loses_only_its_own_requests(tmp_path: Path) -> None:
         assert daemon.wait_exit() == 0
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_without_their_master_children_drain_and_free_the_port(tmp_path: Path, start_method: str) -> None:
-    config = {"workers": {"processes": 2, "threads": 2, "start_method": start_method}}
+@pytest.mark.parametrize(("start_method", "mode"), [("fork", "sync"), ("spawn", "sync"), ("fork", "async")])
+def test_without_their_master_children_drain_and_free_the_port(
+    tmp_path: Path, start_method: str, mode: str
+) -> None:
+    config = {"workers": {"processes": 2, "threads": 2, "start_method": start_method, "mode": mode}}
     with Daemon(tmp_path, app=WAITING, config=config) as daemon, _clients(daemon, 40) as clients:
         port, workers = daemon.port, daemon.workers()
         for client in clients:

@@ -28,7 +28,6 @@ from serverd.server.sync_worker import SyncWorker
 
 from .client import RawClient
 
-
 # What serves: "threads" (`mode: sync`), or "asyncio" or "uvloop" (`mode: async` on that loop).
 ENGINES: Final = ("threads", "asyncio", "uvloop")
 _engine = "threads"
