@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final
 
 from ..connection import SINCE, Connection
-from ..exchange import ClientGone, Host
+from ..exchange import ClientGone, Exchange, Host
 from ..file_range import FileRange, FileShrank
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
@@ -47,7 +47,11 @@ class Cycle(PacedExchange):
     _fields: list[tuple[bytes, bytes]]  # of the trailers so far, once they are awaited
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
-        super().__init__(worker, conn, request, body)
+        # What PacedExchange does, without its call: this is done for every request.
+        Exchange.__init__(self, worker, conn, request, body)
+        self._room = []
+        self._writing = False
+        self._slow = None
         self._head: tuple[int, Any] | None = None  # http.response.start, until the first body message
         self._reading: list[asyncio.Future[None]] = []  # who waits for body bytes or the end of the client
         self._trailers = _NO_TRAILERS
@@ -158,7 +162,7 @@ class Cycle(PacedExchange):
             body = message.get("body", b"")
             more = message.get("more_body", False)
             head = self._head
-            if self._trailers >= _AWAITED:
+            if self._trailers:
                 self._send_piece(kind, body, more)
             elif head is not None:
                 self._head = None
@@ -175,8 +179,8 @@ class Cycle(PacedExchange):
             if self._head is not None or self.status:
                 raise RuntimeError("http.response.start was sent twice")
             self._head = (message["status"], message.get("headers", ()))
-            if message.get("trailers"):
-                self._expect_trailers()
+            if "trailers" in message:
+                self._expect_trailers(message["trailers"])
         elif extension := _EXTENSIONS.get(kind):
             extension(self, message)
             if self.conn.out is not None and not self.done:
@@ -215,9 +219,11 @@ class Cycle(PacedExchange):
         self._send_piece(message["type"], part, message.get("more_body", False))
 
     def _send_piece(self, kind: str, piece: bytes | FileRange, more: bool) -> None:
-        """Send a piece of body that is a file, or that trailers will follow."""
+        """Send a piece of body that is a file, or of a response that was started with trailers."""
         trailers = self._trailers >= _AWAITED
         if self._trailers == _DUE:
+            if isinstance(piece, FileRange):
+                piece.close()
             raise RuntimeError(f"{kind} came where http.response.trailers was due")
         if trailers and not more:
             self._trailers = _DUE
@@ -241,9 +247,11 @@ class Cycle(PacedExchange):
                 self._trailers = _NO_TRAILERS  # nothing has happened: another response may take its place
             raise
 
-    def _expect_trailers(self) -> None:
-        self._trailers = _AWAITED if self.request.trailers and self.request.method != "HEAD" else _DISCARDED
-        self._fields = []
+    def _expect_trailers(self, announced: bool) -> None:
+        if announced:
+            asked_for = self.request.trailers and self.request.method != "HEAD"
+            self._trailers = _AWAITED if asked_for else _DISCARDED
+            self._fields = []
 
     def _send_trailers(self, message: Message) -> None:
         """http.response.trailers: the fields go out together, with the last message of them."""

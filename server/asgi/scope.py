@@ -49,12 +49,17 @@ class ScopeBuilder:
             "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
             "client": conn.peer,
             "server": conn.local,
-            "extensions": {"http.response.pathsend": {}, "http.response.zerocopysend": {}},
+            # Made anew each time: what an application puts there is for its own request.
+            "extensions": {
+                "http.response.pathsend": {},
+                "http.response.zerocopysend": {},
+                "http.response.early_hint": {},
+            },
         }
-        if request.version == "1.1":
-            scope["extensions"]["http.response.early_hint"] = {}
-            if request.trailers:
-                scope["extensions"]["http.response.trailers"] = {}
+        if request.trailers:
+            scope["extensions"]["http.response.trailers"] = {}
+        if request.version == "1.0":
+            del scope["extensions"]["http.response.early_hint"]
         if conn.secure:
             scope["extensions"]["tls"] = conn.tls_extension()
         if self.state is not None:
