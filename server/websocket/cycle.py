@@ -101,7 +101,8 @@ class WebSocketCycle(PacedExchange):
                 session = self._session
             if session is not None and session.messages:
                 message = session.take()
-                if not self._reading:
+                # At once: while the application works on this one, pings and the client's close want an answer.
+                if not self._reading and not session.doubtful:
                     self._read_on()
                 if type(message) is str:
                     return {"type": "websocket.receive", "text": message}
@@ -111,6 +112,8 @@ class WebSocketCycle(PacedExchange):
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
             if not self._reading:
                 self._read_on()
+                if self._end is not None or (session is not None and session.messages):
+                    continue
             waiter = Waiter(loop=self.worker.loop)
             self._receivers.append(waiter)
             await waiter

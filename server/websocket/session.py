@@ -32,6 +32,9 @@ MOST_MESSAGES: Final = 256
 # 6455 5.5), and would refuse a ping near the end of a large message. The messages are counted here.
 _CONTROL: Final = 125
 _UNLIMITED: Final = 1 << 62
+# First bytes of frames that are in order by themselves: the opcodes of RFC 6455 5.2, data with and without FIN.
+_KNOWN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
+_KNOWN_DEFLATED: Final = _KNOWN | {0x41, 0x42, 0xC1, 0xC2}  # RSV1 of the first frame (RFC 7692 6)
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 
@@ -40,7 +43,8 @@ class Session:
     """See the module. ``protocol`` has agreed on its extensions; ``limit``: bytes of the largest message, 0: any.
 
     messages: what has arrived and was not taken; waiting: its size. end: code and reason of the close frame that came,
-    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed.
+    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed. doubtful: what is
+    held may fail the connection, and is looked at when the application has taken what came before it.
     """
 
     __slots__ = (
@@ -51,6 +55,7 @@ class Session:
         "_parts",
         "_plain",
         "_protocol",
+        "doubtful",
         "end",
         "messages",
         "waiting",
@@ -62,6 +67,7 @@ class Session:
         protocol.max_message_size = limit + _CONTROL if limit else None
         self._plain = not protocol.extensions
         self._held = b""  # received and not looked at
+        self.doubtful = False
         self._missing = 0  # bytes of a frame whose beginning the library has
         self._parts: bytearray | None = None  # of a message whose last fragment has not come
         self._decoder: codecs.IncrementalDecoder | None = None  # for its text; None if it is binary
@@ -77,11 +83,14 @@ class Session:
             data = self._held + data
         at, size = 0, len(data)
         protocol = self._protocol
+        self.doubtful = False
         while at < size and not self.full and not protocol.eof_sent:
             if not self._missing and self._parts is None and protocol.state is OPEN:
                 at = self._read_plain(data, at)
                 if at == size or self.full:
                     break
+            if self.messages and self._is_doubtful(data, at):
+                break
             before = at
             at = self._read_one(data, at)
             if at == before:
@@ -95,9 +104,9 @@ class Session:
 
         Never once our close frame is sent: nothing is added any more, and only the client's close frame is looked for.
         """
-        return (
-            self.waiting >= MOST_BYTES or len(self.messages) >= MOST_MESSAGES
-        ) and self._protocol.close_sent is None
+        messages = self.messages
+        much = self.waiting >= MOST_BYTES or len(messages) >= MOST_MESSAGES or (self.doubtful and messages)
+        return bool(much) and self._protocol.close_sent is None
 
     @property
     def held(self) -> bool:
@@ -118,14 +127,29 @@ class Session:
         self.waiting += sum(map(len, found))
         return at
 
+    def _is_doubtful(self, data: bytes, at: int) -> bool:
+        """Whether a frame may fail the connection. It then has to wait for the application to have, and to answer, what
+        came before it: only luck would decide whether both arrive in one piece."""
+        if self._missing or self._protocol.close_sent is not None or len(data) - at < 2:
+            return False
+        first = data[at]
+        known = _KNOWN if self._plain else _KNOWN_DEFLATED
+        lone = first & 0x0F == 0 and self._parts is None
+        self.doubtful = first not in known or lone or data[at + 1] < 0x80
+        return self.doubtful
+
     def _read_one(self, data: bytes, at: int) -> int:
         """Let the library have one frame, or what there is of it, once its head is complete."""
         size = self._missing or frame_size(data, at)
         piece = data[at : at + size]
         if not piece:
             return at
-        self._missing = size - len(piece)
         protocol = self._protocol
+        if not self._missing and piece[0] & 0x0F == 8:
+            # RFC 6455 5.4: a control frame may come between fragments, and so may the last one; the library would
+            # answer 1002.
+            protocol.current_size = self._parts = None
+        self._missing = size - len(piece)
         protocol.receive_data(piece)
         try:
             for frame in protocol.events_received():
