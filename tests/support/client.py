@@ -103,10 +103,15 @@ class RawClient:
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes."""
-        while len(self._data) < size:
-            self._more()
-        data, self._data = self._data[:size], self._data[size:]
-        return data
+        if len(self._data) < size:
+            data = bytearray(self._data)  # grows in place: a body may have 50 MB
+            while len(data) < size:
+                self._data = b""
+                self._more()
+                data += self._data
+            self._data = bytes(data)
+        found, self._data = self._data[:size], self._data[size:]
+        return found
 
     def until(self, end: bytes) -> bytes:
         """All up to ``end``, and ``end``."""
@@ -142,7 +147,7 @@ class RawClient:
         return body
 
     def _more(self) -> None:
-        data = self.sock.recv(65536)
+        data = self.sock.recv(262144)
         if not data:
             raise EOFError(f"the server closed; unread: {self._data[:200]!r}")
         self._data += data

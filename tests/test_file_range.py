@@ -1,15 +1,19 @@
-"""Files as responses: the part of a file itself, and what clients on real sockets get of it."""
+"""A part of a file on its way: its descriptor, its bounds, what is refused, and how a connection sends it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serverd.server.connection import Connection
 from serverd.server.file_range import STEP, FileRange, FileShrank
 
 
@@ -130,3 +134,112 @@ def test_one_step_is_bounded(tmp_path: Path) -> None:
         assert part.send_to(copy.fileno()) == STEP
     assert (part.offset, part.count) == (STEP, 2 * STEP)
     part.close()
+
+
+# -- on a connection ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection with a small send buffer, and its client."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    theirs.settimeout(10)
+    conn = Connection(1, ours.family, ours.detach(), None, None, 0.0)
+    with theirs:
+        yield conn, theirs
+        conn.close()
+
+
+def received(conn: Connection, client: socket.socket) -> bytes:
+    """What the client gets when the connection is flushed whenever there is room, until nothing is left."""
+    data = bytearray()
+    client.settimeout(0)
+    done = False
+    while True:
+        done = done or conn.flush()
+        assert done == (conn.out is None)
+        try:
+            data += client.recv(65536)
+        except BlockingIOError:
+            if done:
+                return bytes(data)
+
+
+@pytest.mark.parametrize("kernel", [True, False], ids=["sendfile", "read"])
+def test_files_and_bytes_keep_their_order(
+    letters: Path, pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    if not kernel:  # as on a filesystem that cannot
+
+        def refuse(*args: Any) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(os, "sendfile", refuse)
+    conn, client = pair
+    before = descriptors()
+    large = letters.with_name("large")
+    large.write_bytes(os.urandom(300_000))
+    sent = b""
+    for number in range(4):
+        conn.transmit(b"<%d>" % number)
+        with large.open("rb") as file:
+            conn.transmit_file(FileRange(file.fileno(), number, 200_000), b"tail")
+            conn.transmit(b"x" * 5000)
+            conn.transmit(b"y")
+            conn.transmit_file(FileRange.part(file, 300_000, None))  # nothing
+            conn.transmit_file(FileRange.whole(letters))
+        sent += (
+            b"<%d>" % number + large.read_bytes()[number : number + 200_000] + b"tail" + b"x" * 5000 + b"y"
+        )
+        sent += letters.read_bytes()
+        assert not conn.flush()
+        assert conn.pending_out > 100_000
+    assert descriptors() > before
+    assert received(conn, client) == sent
+    assert descriptors() == before
+    assert conn.later is None
+    assert conn.pending_out == 0
+
+
+def test_progress_is_counted(letters: Path, pair: tuple[Connection, socket.socket]) -> None:
+    conn, client = pair
+    large = letters.with_name("large")
+    large.write_bytes(bytes(100_000))
+    assert not conn.transmit_file(FileRange.whole(large), b"tail")
+    conn.taken = 0
+    left = conn.pending_out
+    assert left < 100_004
+    received(conn, client)
+    assert conn.taken == left
+
+
+def test_closing_the_connection_closes_its_files(
+    letters: Path, pair: tuple[Connection, socket.socket]
+) -> None:
+    conn, _ = pair
+    before = descriptors()
+    large = letters.with_name("large")
+    large.write_bytes(bytes(100_000))
+    conn.transmit_file(FileRange.whole(large), b"tail")
+    conn.transmit_file(FileRange.whole(letters))
+    assert descriptors() == before + 2
+    conn.close()
+    assert descriptors() == before - 1
+
+
+def test_a_file_that_shrinks_while_it_waits(letters: Path, pair: tuple[Connection, socket.socket]) -> None:
+    conn, client = pair
+    large = letters.with_name("large")
+    large.write_bytes(bytes(1_000_000))
+    assert not conn.transmit_file(FileRange.whole(large))
+    os.truncate(large, 10)
+    client.settimeout(0)
+
+    def read_on() -> None:
+        while not conn.flush():
+            with contextlib.suppress(BlockingIOError):
+                client.recv(65536)
+
+    with pytest.raises(FileShrank, match="bytes fewer than were announced"):
+        read_on()
