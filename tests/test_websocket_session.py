@@ -15,6 +15,7 @@ from websockets.frames import CloseCode
 from websockets.frames import Frame as LibraryFrame
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
 
 from serverd.server.websocket.frames import Message
 from serverd.server.websocket.session import MOST_MESSAGES, Session
@@ -32,8 +33,6 @@ def session(limit: int = LIMIT, *, deflate: bool = False) -> Session:
 
 
 def client(*, deflate: bool = False) -> ClientProtocol:
-    from websockets.uri import parse_uri
-
     protocol = ClientProtocol(parse_uri("ws://test/"), state=OPEN, max_size=None)
     if deflate:
         protocol.extensions = [PerMessageDeflate(False, False, 15, 15)]

@@ -15,7 +15,13 @@ import logging
 from typing import Final
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake, InvalidHeaderValue, InvalidMethod, InvalidUpgrade
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidHeaderValue,
+    InvalidMethod,
+    InvalidProtocol,
+    InvalidUpgrade,
+)
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request
 from websockets.protocol import OPEN
@@ -145,6 +151,10 @@ def offered(request: RequestReceived) -> list[str]:
 def _refusal(exc: InvalidHandshake, headers: Headers) -> HandshakeRefused:
     if isinstance(exc, InvalidMethod):
         return HandshakeRefused(405, "a WebSocket handshake is a GET request", [(b"allow", b"GET")])
+    if isinstance(exc, InvalidProtocol):
+        return HandshakeRefused(
+            400, "HTTP/1.0 cannot change to WebSocket; a proxy in between has to speak HTTP/1.1"
+        )
     if isinstance(exc, InvalidUpgrade) and not headers.get_all("Upgrade"):
         return HandshakeRefused(
             400,

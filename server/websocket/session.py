@@ -43,8 +43,8 @@ class Session:
     """See the module. ``protocol`` has agreed on its extensions; ``limit``: bytes of the largest message, 0: any.
 
     messages: what has arrived and was not taken; waiting: its size. end: code and reason of the close frame that came,
-    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed. doubtful: what is
-    held may fail the connection, and is looked at when the application has taken what came before it.
+    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed.
+    doubtful: what is held may fail the connection; it is looked at when the application has taken what came before.
     """
 
     __slots__ = (
