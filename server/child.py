@@ -15,11 +15,11 @@ import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from concurrent.futures import CancelledError
@@ -29,6 +29,7 @@ from typing import Final
 import setproctitle
 
 from ..config import ServerConfig
+from ..config.certificates import BadCertificate
 from ..config.logs import resolve_format
 from .access_log import AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
@@ -38,9 +39,11 @@ from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
 from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
 from .conn_queue import SETTLED, ConnectionQueue
+from .connection import Connection
 from .farewell import Refuser
 from .loop_queue import LoopQueue
-from .sync_worker import SyncWorker
+from .tls import TlsContexts
+from .workforce import Workforce
 
 logger = logging.getLogger("serverd.worker")
 
@@ -53,9 +56,8 @@ _LEAVING: Final = 2.0
 # How long the access log's reader may take for the last lines.
 _LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
-# So many workers may be held by their clients (WSGI, a slow download of a generator) and have a stand-in at a time; a
-# thread that waits takes about 100 KiB.
-_MOST_RELIEVED: Final = 256
+# Descriptors for all that is no connection: the application's files, its database, our loops.
+_OTHER_FILES: Final = 1024
 # A wait that no system call refuses, in seconds.
 _LONGEST: Final = 86400.0
 
@@ -82,6 +84,7 @@ def main(spec: ChildSpec) -> int:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(config.env)
+    _allow_descriptors(config.limits.connections)
     try:
         app = load_app(config)
     except AppLoadError as exc:
@@ -97,6 +100,8 @@ def main(spec: ChildSpec) -> int:
         failed = BootFailed(
             "lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text
         )
+    except BadCertificate as exc:
+        failed = BootFailed("config", BOOT_FAILED, f"tls.{exc.role}: {exc}", "")
     except Exception as exc:  # noqa: BLE001 - whatever it is, the master has to hear why there is no child
         reason = f"the worker did not start: {type(exc).__name__}: {exc}"
         failed = BootFailed("workers", BOOT_FAILED, reason, traceback.format_exc())
@@ -105,6 +110,20 @@ def main(spec: ChildSpec) -> int:
         return child.serve()
     spec.channel.send(failed)
     return BOOT_FAILED
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of open files, often 1024, to what ``limits.connections`` takes, as far as the hard one
+    goes.
+
+    It is that low for programs that use select(2), which cannot watch descriptors over 1023; nothing here does so with
+    what it opens later than its channel.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _standard_output() -> int:
@@ -125,20 +144,20 @@ class _Child:
         self._app = app
         self._pool = AsyncPool(config.workers.loop)
         self._lifespan = Lifespan(app.app)
-        self._asynchronous = config.workers.mode == "async"
-        queue = LoopQueue if self._asynchronous else ConnectionQueue
-        self._queue = queue(config.timeouts, max_connections=config.limits.connections)
+        queue = LoopQueue if config.workers.mode == "async" else ConnectionQueue
+        self._queue = queue(
+            config.timeouts,
+            max_connections=config.limits.connections,
+            make_connection=Connection if config.tls is None else TlsContexts(config.tls).connection,
+        )
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
             self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", _standard_output())
             self._log.start()
         self._refuser = Refuser(self._queue, self._new_log())
-        self._workers: list[SyncWorker] = []
-        self._threads: list[threading.Thread] = []
-        self._relieving = threading.Lock()  # stands before the two lists once the workers run
-        self._relieved = 0
-        self._requests_of_ended = 0
+        self._workers: Workforce
+        self._threads = 0
         self._terminated = False
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
@@ -167,70 +186,18 @@ class _Child:
 
     def start_workers(self) -> None:
         """Start every thread, and what is served on the home loop; listen when the last one runs."""
-        if self._app.interface == "asgi":
-            state = self._lifespan.state if self._lifespan.supported else None
-            self._pool.serve(
-                self._config, self._app.app, self._queue, state=state, access_log=self._new_log()
-            )
-        for number in range(0 if self._asynchronous else self._config.workers.thread_count()):
-            self._start_worker(number)
-        for worker in self._workers:
-            worker.started.wait()
-            if worker.failure is not None:
-                raise worker.failure
+        state = self._lifespan.state if self._lifespan.supported else None
+        self._workers = Workforce(self._config, self._app, self._queue, self._pool, state, self._new_log)
+        self._threads = self._workers.start()
         for sock in self._spec.sockets:
             self._queue.add_listener(sock)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-    def _start_worker(self, number: int) -> None:
-        app = self._app
-        worker = SyncWorker(
-            self._config,
-            app.app,
-            None,
-            worker_id=number,
-            conn_queue=self._queue,
-            async_pool=self._pool if app.interface == "asgi" else None,
-            sync_app=app.sync_app,
-            wsgi_app=app.wsgi_app,
-            access_log=self._new_log(),
-            relief=self._relieve,
-        )
-        if self._lifespan.supported:
-            worker.set_lifespan_state(self._lifespan.state)
-        # Daemons: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
-        thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
-        self._workers.append(worker)
-        self._threads.append(thread)
-        thread.start()
-
-    def _relieve(self, worker: SyncWorker) -> bool:
-        """A client holds ``worker``: start another in its place, unless too many are held already. Any worker's thread.
-
-        Those that have ended since leave the lists here, as they matter to nobody before the next one comes.
-        """
-        with self._relieving:
-            ended = {
-                old for old, thread in zip(self._workers, self._threads, strict=True) if not thread.is_alive()
-            }
-            self._relieved -= len(ended)
-            self._requests_of_ended += sum(old.requests for old in ended)
-            if self._relieved >= _MOST_RELIEVED:
-                return False
-            kept = [pair for pair in zip(self._workers, self._threads, strict=True) if pair[0] not in ended]
-            self._workers = [old for old, _ in kept]
-            self._threads = [thread for _, thread in kept]
-            self._relieved += 1
-            self._start_worker(worker.worker_id)
-            if worker.draining:
-                self._workers[-1].start_draining()
-        return True
-
     def readiness(self, seconds: float) -> Ready:
         return Ready(
             pid=os.getpid(),
-            threads=len(self._threads),  # none in `mode: async`
+            threads=self._threads,  # none in `mode: async`
             gil=gil_enabled(),
             gil_culprit=self._app.gil_culprit,
             seconds=seconds,
@@ -309,35 +276,26 @@ class _Child:
                     self._queue.close_idle()
         cut = self._cut_off()
         self._shut_down(min(max(deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
-        served = sum(worker.requests for worker in self._workers) + self._requests_of_ended
-        self._spec.channel.send(Drained(served + self._pool.requests, cut))
+        self._spec.channel.send(Drained(self._workers.requests(), cut))
         return 0
 
     def _begin_drain(self, order: Drain) -> None:
-        with self._relieving:
-            for worker in self._workers:
-                worker.start_draining()
-        self._pool.drain()
+        self._workers.start_draining()
         self._queue.stop_accepting(take_backlog=order.final)
 
     def _drained(self) -> bool:
-        idle = self._pool.is_idle() and all(worker.is_idle() for worker in list(self._workers))
-        return idle and not self._queue.open
+        return self._workers.is_idle() and not self._queue.open
 
     def _cut_off(self) -> list[str]:
         """Name the requests that are given up, and let the workers go."""
         now = time.monotonic()
-        workers = list(self._workers)
-        held = [exchange for worker in workers for exchange in worker.in_flight()] + self._pool.in_flight()
-        cut = [describe(exchange, now) for exchange in held]
-        if tasks := sum(worker.left_behind() for worker in workers):
+        cut = [describe(exchange, now) for exchange in self._workers.in_flight()]
+        if tasks := self._workers.left_behind():
             cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
         for line in cut:
             logger.warning("cut off at the end of timeouts.graceful: %s", line)
         self._queue.wake()
-        deadline = now + (0.0 if cut else _LEAVING)
-        for thread in list(self._threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._workers.leave(0.0 if cut else _LEAVING)
         return cut
 
     def _shut_down(self, seconds: float) -> None:
