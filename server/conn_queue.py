@@ -136,7 +136,8 @@ class ConnectionQueue:
     def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed.
 
-        ``at_once``: its next request is here already, and whoever calls ``get`` shall serve it.
+        ``at_once``: its next request is here already, and whoever calls ``get`` shall serve it; or its handshake has
+        something to send.
         """
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Final
 
 from .conn_queue import ConnectionQueue, _rest_after
-from .connection import INTEREST, SINCE, Connection
+from .connection import AT_ONCE, INTEREST, SINCE, Connection
 
 _ONESHOT: Final = 0x40000000
 _LEVEL: Final = tuple(interest & ~_ONESHOT for interest in INTEREST)
@@ -54,7 +54,7 @@ class LoopQueue(ConnectionQueue):
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()
-        interest = _LEVEL[conn.phase]
+        interest = _LEVEL[conn.phase] | (AT_ONCE if at_once else 0)
         if conn.watched == interest and threading.get_ident() == self.thread:
             conn.owned.release()
             return

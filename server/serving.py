@@ -158,7 +158,7 @@ class Serving:
         except ProtocolError as exc:
             self._send_error(conn, exc.status, exc.message)
             return False
-        self.queue.park(conn, keep_deadline=True)
+        self.queue.park(conn, keep_deadline=True, at_once=conn.out is not None)
         return False
 
     def _write_on(self, conn: Connection) -> bool:

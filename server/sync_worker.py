@@ -37,6 +37,7 @@ from .request_meta import _classify_request, _RequestMeta
 from .routes import all_on_threads, router
 from .serving import Serving
 from .sync_app import SyncApp
+from .tls import tls_connections
 from .worker_loop import WorkerLoop
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ class SyncWorker(Serving):
             raise ValueError("a SyncWorker needs a conn_queue or a listening sock")
         record = recorder(lifecycle_collector)
         if conn_queue is None:
-            if ssl_context is not None:
-                raise NotImplementedError("TLS is not yet supported")
-            queue = ConnectionQueue(config.timeouts, record=record)
+            make = Connection if ssl_context is None else tls_connections(ssl_context)
+            queue = ConnectionQueue(config.timeouts, record=record, make_connection=make)
         super().__init__(
             config,
             conn_queue or queue,

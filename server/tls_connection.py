@@ -101,14 +101,9 @@ class TlsConnection(Connection):
         super().__init__(number, family, fd, peer, local, now)
         self.phase = Phase.HANDSHAKE
         self._source = source
-        self._tls: ssl.SSLObject | None = (
-            None  # from the first bytes on; never for a client that speaks plain HTTP
-        )
+        self._tls: ssl.SSLObject | None = None  # from the first bytes on, if they are not plain HTTP
         self._agreed = False  # the handshake is done
         self._partial = False  # bytes of the client are with OpenSSL, and are no plaintext yet
-        self._plain: memoryview | None = (
-            None  # what waits behind `out` and is not encrypted yet; `out` is not None then
-        )
         self._extension: dict[str, Any] | None = None
 
     # -- the handshake -----------------------------------------------------------------------------------------------

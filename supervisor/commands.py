@@ -40,6 +40,11 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
     """
     from ..config.render import to_yaml  # noqa: PLC0415 - brings in YAML, which only this command needs
 
+    if config.tls is not None:
+        from ..config.certificates import warnings  # noqa: PLC0415 - brings in ssl, which few configurations need
+
+        for line in warnings(config.tls):
+            say(f"serverd check: {line}")
     found = probe(config)
     shown = config if show_env else replace(config, env=dict.fromkeys(config.env, _HIDDEN))
     if "error" in found:

@@ -59,12 +59,15 @@ class Listener:
     inode: tuple[int, int] | None = None
 
     def __str__(self) -> str:
+        return self.url("http")
+
+    def url(self, scheme: str) -> str:
         """What a person would type to reach it."""
         name = self.sock.getsockname()
         if self.sock.family == socket.AF_UNIX:
             return f"unix:{os.fsdecode(name)}"
         host = f"[{name[0]}]" if ":" in name[0] else name[0]
-        return f"http://{host}:{name[1]}"
+        return f"{scheme}://{host}:{name[1]}"
 
     def close(self) -> None:
         """Close our copy, and take the file away if it is still the one that was made here."""

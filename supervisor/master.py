@@ -100,7 +100,7 @@ class Master:
         """Run until it is over; the exit status."""
         try:
             for listener in self._listeners.all():
-                logger.info("listening on %s", listener)
+                logger.info("%s", reports.is_listening(listener, self._config))
             self._notifier.starting("booting", self._config.timeouts.boot)
             self._roster.begin(self._config, self._identity, "start", time.monotonic())
             self._watching.configure(self._config, self._identity)
@@ -248,7 +248,7 @@ class Master:
             self._reload_failed([f"the configuration cannot be read: {error!r}"])
             return
         for listener in opened:
-            logger.info("listening on %s", listener)
+            logger.info("%s", reports.is_listening(listener, config))
         self._roster.begin(config, identity, request.cause, began)
         self._listeners.keep_only(
             address for generation in self._roster.generations() for address in generation.config.listen

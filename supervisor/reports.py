@@ -10,6 +10,7 @@ import signal
 from collections.abc import Sequence
 
 from ..config import ServerConfig
+from .listeners import Listener
 from .roster import Generation, Urgency
 
 
@@ -35,6 +36,11 @@ def crash_hint(status: int) -> str:
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return " (by hand, or by the kernel for want of memory: see dmesg)"
     return ""
+
+
+def is_listening(listener: Listener, config: ServerConfig) -> str:
+    """With the address as one types it."""
+    return f"listening on {listener.url('http' if config.tls is None else 'https')}"
 
 
 def is_ready(generation: Generation, threads: int, seconds: float) -> str:

@@ -237,7 +237,7 @@ class Daemon:
     @property
     def port(self) -> int:
         """The TCP port it listens on, as its log says."""
-        return int(self.wait_for_line(r"listening on http://\S+:(\d+)")[1])
+        return int(self.wait_for_line(r"listening on https?://\S+:(\d+)")[1])
 
     # The process
 
