@@ -1,6 +1,6 @@
 """What is aimed for, and what came of it: one line for each goal of a scenario, `not measured` where it was not.
 
-A goal is a function of the best result of each kind of contestant. Servers are compared round by round
+A goal is a function of the best result of each kind of contestant, whatever Python it ran on. Servers are compared round by round
 (`paired`), which on a busy machine says more than the spreads. Pure functions.
 """
 
@@ -9,6 +9,7 @@ from statistics import median
 
 from .report import Result
 
+# By kind (`uvicorn`) the best on any Python; by kind and Python (`uvicorn 3.14.7t`) the best on that one.
 type Best = Mapping[str, Result]
 type Goal = Callable[[Best], str]
 
@@ -19,8 +20,9 @@ def judge(goals: Sequence[Goal], results: Sequence[Result]) -> list[str]:
     """The lines below a table: the goals, and what casts doubt on the figures."""
     best: dict[str, Result] = {}
     for result in results:
-        if result.runs and (result.kind not in best or result.rate > best[result.kind].rate):
-            best[result.kind] = result
+        for key in (result.kind, f"{result.kind} {result.python}"):
+            if result.runs and (key not in best or result.rate > best[key].rate):
+                best[key] = result
     lines = [goal(best) for goal in goals]
     for result in results:
         if result.runs and result.problem:
@@ -43,7 +45,12 @@ def throughput(peer: str, at_least: float | None = None) -> Goal:
             return f"Throughput: serverd / {peer}: not measured"
         rate, cpu = (paired(ours, theirs, name) for name in ("rate", "cpu_us"))
         aim = f" (goal: at least {at_least}): {_met(rate >= at_least)}" if at_least else ""
-        return f"Throughput: serverd / {peer} = {rate:.2f}{aim}; CPU for each: {cpu:.2f} of {peer}'s"
+        text = f"Throughput: serverd / {peer} = {rate:.2f}{aim}; CPU for each: {cpu:.2f} of {peer}'s"
+        same = best.get(f"{peer} {ours.python}")
+        if same and same is not theirs:
+            rate, cpu = (paired(ours, same, name) for name in ("rate", "cpu_us"))
+            text += f". On Python {ours.python} both: {rate:.2f} and {cpu:.2f}"
+        return text
 
     return goal
 

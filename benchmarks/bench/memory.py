@@ -184,7 +184,7 @@ def _allow_descriptors(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
         raise load.LoadError(
-            f"{count} open files are needed and {hard} allowed; raise it (ulimit -Hn), or --held"
+            f"{count} open files are needed and {hard} allowed; raise that (ulimit -Hn) or lower --held"
         )
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

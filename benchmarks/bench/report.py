@@ -82,7 +82,7 @@ class Section:
     def text(self) -> str:
         """For standard output, in Markdown."""
         lines = "\n".join(f"- {line}" for line in self.lines)
-        return f"## {self.name}\n\n{self.heading}\n\n{self.table}\n\n{lines}\n"
+        return "\n\n".join(filter(None, (f"## {self.name}", self.heading, self.table, lines))) + "\n"
 
 
 def table(results: Sequence[Result], unit: str) -> str:
