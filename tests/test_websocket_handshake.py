@@ -57,7 +57,7 @@ def test_the_key_of_the_rfc() -> None:
         {"target": "/a%20b?x=1"},
     ],
 )
-def test_handshakes_that_are_right(change: dict[str, str]) -> None:
+def test_handshakes_that_are_right(change: dict[str, Any]) -> None:
     assert answer(shake(**change))[0] == "HTTP/1.1 101 Switching Protocols"
 
 
@@ -82,7 +82,7 @@ def test_handshakes_that_are_right(change: dict[str, str]) -> None:
         (400, "body", {"transfer_encoding": "chunked"}),
     ],
 )
-def test_handshakes_that_are_wrong(status: int, words: str, change: dict[str, str]) -> None:
+def test_handshakes_that_are_wrong(status: int, words: str, change: dict[str, Any]) -> None:
     with pytest.raises(HandshakeRefused) as caught:
         shake(**change)
     assert caught.value.status == status
@@ -93,7 +93,7 @@ def test_handshakes_that_are_wrong(status: int, words: str, change: dict[str, st
 
 
 def test_compression_is_agreed_on_when_both_want_it() -> None:
-    offer = {"sec_websocket_extensions": "permessage-deflate; client_max_window_bits"}
+    offer: dict[str, Any] = {"sec_websocket_extensions": "permessage-deflate; client_max_window_bits"}
     agreed = (
         "sec-websocket-extensions: permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
     )

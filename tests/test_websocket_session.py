@@ -165,6 +165,9 @@ def test_what_came_before_a_fault_is_the_application_s_first() -> None:
     assert one.take() == "a"
     assert one.feed(b"") == b""
     assert one.take() == "b"
+    assert one.failing
+    assert not one.over
+    assert one.text("answer") == b"\x81\x06answer"
     assert answers(one.feed(b""))[0][1][:2] == (1002).to_bytes(2)
 
 

@@ -70,8 +70,8 @@ class WebSocketCycle(PacedExchange):
         self._reading = False
         self._receivers: list[Waiter] = []
         self._beat: asyncio.TimerHandle | None = None
-        self._heard = False  # something came since the last beat
-        self._pinged = False  # a ping was sent at the last beat
+        self._heard = self.since  # monotonic time at which something came
+        self._pinged = 0.0  # and at which the last ping was sent
         self._deadline: asyncio.TimerHandle | None = None  # of the closing handshake
 
     def shake_hands(self) -> bool:
@@ -102,7 +102,7 @@ class WebSocketCycle(PacedExchange):
             if session is not None and session.messages:
                 message = session.take()
                 # At once: while the application works on this one, pings and the client's close want an answer.
-                if not self._reading and not session.doubtful:
+                if not self._reading and not session.failing:
                     self._read_on()
                 if type(message) is str:
                     return {"type": "websocket.receive", "text": message}
@@ -144,7 +144,7 @@ class WebSocketCycle(PacedExchange):
             data = b""
         if data is None:
             return
-        self._heard = True
+        self._heard = monotonic()
         if not data:
             self._broken()
         elif self._session is not None:
@@ -389,26 +389,30 @@ class WebSocketCycle(PacedExchange):
     # -- keep-alive ----------------------------------------------------------------------------------------------------
 
     def _on_beat(self) -> None:
-        """Every ``ping_interval``: a client from which nothing came is asked whether it is there (RFC 6455 5.5.2)."""
+        """A client that was silent for ``ping_interval`` is asked whether it is there (RFC 6455 5.5.2)."""
         config = self.worker.config.websocket
-        seconds = config.ping_interval
-        if self._heard or not self._reading:  # what we do not read cannot be held against the client
-            self._pinged = False
-        elif not self._pinged:
+        interval, timeout = config.ping_interval, config.ping_timeout
+        now = monotonic()
+        quiet = now - self._heard
+        if not self._reading:  # what we do not read cannot be held against the client
+            self._heard, again = now, interval
+        elif quiet < interval:
+            again = interval - quiet
+        elif self._heard > self._pinged or not timeout:
             session = self._session
             assert session is not None
-            self._pinged = config.ping_timeout > 0
+            self._pinged, again = now, min(timeout or interval, interval)
             if not self._transmit(session.ping()):
                 return
-            seconds = config.ping_timeout or seconds
+        elif (left := self._pinged + timeout - now) > 0:
+            again = min(left, interval)
         else:
             self._end = (1006, "the client did not answer a ping in time")
             self.gone = True
             self._start_closing(1011, "keepalive ping timeout")
             self.cut()
             return
-        self._heard = False
-        self._beat = self.worker.loop.call_later(seconds, self._on_beat)
+        self._beat = self.worker.loop.call_later(again, self._on_beat)
 
     def _stop_beat(self) -> None:
         if self._beat is not None:

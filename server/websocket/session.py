@@ -5,8 +5,9 @@ closing handshake, permessage-deflate. This module puts messages together, check
 plain frames that arrive while the library stands between two messages. Promises: a message of any number of fragments
 costs time and memory in proportion to its bytes, and no more than ``limit`` of them are kept (RFC 6455 10.4); text
 that is not UTF-8 fails the connection as soon as a fragment shows it (8.1); the library always gets whole heads, so
-it is known at each moment whether it stands between two frames. Refuses: to wait. What is left when enough messages
-wait (``MOST_BYTES``, ``MOST_MESSAGES``) stays here until ``feed`` is called again.
+it is known at each moment whether it stands between two frames; a fault of the client is answered only when the
+application has taken what came before it, as only luck decides whether both arrive in one piece. Refuses: to wait. What
+is left when enough messages wait (``MOST_BYTES``, ``MOST_MESSAGES``) stays here until ``feed`` is called again.
 
 Belongs to one thread.
 """
@@ -18,7 +19,7 @@ from collections import deque
 from typing import Final
 
 from websockets.exceptions import ProtocolError
-from websockets.frames import BINARY, CLOSE, CONT, TEXT, CloseCode, Frame
+from websockets.frames import BINARY, CLOSE, CONT, TEXT, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
@@ -32,9 +33,6 @@ MOST_MESSAGES: Final = 256
 # 6455 5.5), and would refuse a ping near the end of a large message. The messages are counted here.
 _CONTROL: Final = 125
 _UNLIMITED: Final = 1 << 62
-# First bytes of frames that are in order by themselves: the opcodes of RFC 6455 5.2, data with and without FIN.
-_KNOWN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
-_KNOWN_DEFLATED: Final = _KNOWN | {0x41, 0x42, 0xC1, 0xC2}  # RSV1 of the first frame (RFC 7692 6)
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 
@@ -42,21 +40,20 @@ _Utf8 = codecs.getincrementaldecoder("utf-8")
 class Session:
     """See the module. ``protocol`` has agreed on its extensions; ``limit``: bytes of the largest message, 0: any.
 
-    messages: what has arrived and was not taken; waiting: its size. end: code and reason of the close frame that came,
-    or that was sent for a fault of the client (1002, 1007, 1009). over: the connection is to be closed.
-    doubtful: what is held may fail the connection; it is looked at when the application has taken what came before.
+    messages: what has arrived and was not taken; waiting: its size.
     """
 
     __slots__ = (
         "_decoder",
+        "_end",
+        "_failed",
         "_held",
+        "_last",
         "_limit",
         "_missing",
         "_parts",
         "_plain",
         "_protocol",
-        "doubtful",
-        "end",
         "messages",
         "waiting",
     )
@@ -67,13 +64,14 @@ class Session:
         protocol.max_message_size = limit + _CONTROL if limit else None
         self._plain = not protocol.extensions
         self._held = b""  # received and not looked at
-        self.doubtful = False
+        self._end: tuple[int, str] | None = None
+        self._failed = False  # and not closed by the client
+        self._last = b""  # the close frame of a failed connection, until the application has what came before
         self._missing = 0  # bytes of a frame whose beginning the library has
         self._parts: bytearray | None = None  # of a message whose last fragment has not come
         self._decoder: codecs.IncrementalDecoder | None = None  # for its text; None if it is binary
         self.messages: deque[Message] = deque()
         self.waiting = 0  # their length
-        self.end: tuple[int, str] | None = None
 
     # -- what the client sends -----------------------------------------------------------------------------------------
 
@@ -83,20 +81,21 @@ class Session:
             data = self._held + data
         at, size = 0, len(data)
         protocol = self._protocol
-        self.doubtful = False
         while at < size and not self.full and not protocol.eof_sent:
             if not self._missing and self._parts is None and protocol.state is OPEN:
                 at = self._read_plain(data, at)
                 if at == size or self.full:
                     break
-            if self.messages and self._is_doubtful(data, at):
-                break
             before = at
             at = self._read_one(data, at)
             if at == before:
                 break
         self._held = data[at:]
-        return self._written() if protocol.writes else b""
+        sent = self._written() if protocol.writes else b""
+        if self._failed and self.messages:
+            self._last += sent
+            return b""
+        return self._last_words() if self._last else sent
 
     @property
     def full(self) -> bool:
@@ -104,14 +103,18 @@ class Session:
 
         Never once our close frame is sent: nothing is added any more, and only the client's close frame is looked for.
         """
-        messages = self.messages
-        much = self.waiting >= MOST_BYTES or len(messages) >= MOST_MESSAGES or (self.doubtful and messages)
-        return bool(much) and self._protocol.close_sent is None
+        much = self.waiting >= MOST_BYTES or len(self.messages) >= MOST_MESSAGES
+        return (much and self._protocol.close_sent is None) or bool(self._last and self.messages)
 
     @property
     def held(self) -> bool:
         """Whether bytes are left that were not looked at."""
-        return bool(self._held)
+        return bool(self._held or self._last)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the client is to be told of its fault as soon as the application comes back for more."""
+        return bool(self._last)
 
     def take(self) -> Message:
         """The next message. Raises IndexError when there is none."""
@@ -126,17 +129,6 @@ class Session:
         # Characters, not bytes: as good a measure of what waits, and it needs no second look at each.
         self.waiting += sum(map(len, found))
         return at
-
-    def _is_doubtful(self, data: bytes, at: int) -> bool:
-        """Whether a frame may fail the connection. It then has to wait for the application to have, and to answer, what
-        came before it: only luck would decide whether both arrive in one piece."""
-        if self._missing or self._protocol.close_sent is not None or len(data) - at < 2:
-            return False
-        first = data[at]
-        known = _KNOWN if self._plain else _KNOWN_DEFLATED
-        lone = first & 0x0F == 0 and self._parts is None
-        self.doubtful = first not in known or lone or data[at + 1] < 0x80
-        return self.doubtful
 
     def _read_one(self, data: bytes, at: int) -> int:
         """Let the library have one frame, or what there is of it, once its head is complete."""
@@ -157,8 +149,9 @@ class Session:
                 self._take_frame(frame)
         except UnicodeDecodeError:
             self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8")
-        if self.end is None and protocol.parser_exc is not None and protocol.close_sent is not None:
-            self.end = (int(protocol.close_sent.code), protocol.close_sent.reason)
+        if self._end is None and protocol.parser_exc is not None and protocol.close_sent is not None:
+            self._failed = True
+            self._end = (int(protocol.close_sent.code), protocol.close_sent.reason)
         return at + len(piece)
 
     def _take_frame(self, frame: Frame) -> None:
@@ -167,7 +160,7 @@ class Session:
         if opcode is CLOSE:
             close = self._protocol.close_rcvd
             assert close is not None
-            self.end = (int(close.code), close.reason)
+            self._end = (int(close.code), close.reason)
         elif opcode is CONT:
             self._go_on(frame.data, frame.fin)
         elif opcode is TEXT or opcode is BINARY:
@@ -206,8 +199,9 @@ class Session:
         """RFC 6455 7.1.7."""
         if not self._protocol.eof_sent:
             self._protocol.fail(code, reason)
-        if self.end is None:
-            self.end = (int(code), reason)
+        if self._end is None:
+            self._failed = True
+            self._end = (int(code), reason)
 
     # -- what is sent to the client ------------------------------------------------------------------------------------
 
@@ -216,15 +210,13 @@ class Session:
         payload = text.encode()
         if self._plain:
             return text_frame(payload)
-        self._protocol.send_text(payload)
-        return self._written()
+        return self._deflated(Opcode.TEXT, payload)
 
     def binary(self, data: bytes) -> bytes:
         """A binary message as bytes."""
         if self._plain:
             return binary_frame(data)
-        self._protocol.send_binary(data)
-        return self._written()
+        return self._deflated(Opcode.BINARY, data)
 
     def ping(self) -> bytes:
         """A ping as bytes."""
@@ -233,6 +225,8 @@ class Session:
 
     def close(self, code: int, reason: str) -> bytes:
         """The first close frame as bytes. Raises ValueError for a code or a reason that must not be sent."""
+        if self._last:
+            return self._last_words()
         try:
             self._protocol.send_close(code, reason)
         except ProtocolError as exc:
@@ -243,8 +237,21 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be sent: the closing handshake is complete, or the connection was failed."""
-        return self._protocol.eof_sent
+        """Whether the connection is to be closed: the closing handshake is complete, or the client knows its fault."""
+        return self._protocol.eof_sent and not self._last
+
+    @property
+    def end(self) -> tuple[int, str] | None:
+        """Code and reason of the close frame that came, or that was sent for a client's fault (1002, 1007, 1009)."""
+        return None if self._last else self._end
+
+    def _deflated(self, opcode: Opcode, data: bytes) -> bytes:
+        # Not send_text and its like, which know only the protocol's state: see _last.
+        return Frame(opcode, data).serialize(mask=False, extensions=self._protocol.extensions)
+
+    def _last_words(self) -> bytes:
+        last, self._last = self._last, b""
+        return last
 
     def _written(self) -> bytes:
         return b"".join(self._protocol.data_to_send())

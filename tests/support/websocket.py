@@ -153,7 +153,8 @@ class RawWebSocket:
 
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     """``data`` in pieces of these sizes, again and again."""
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     for size in itertools.cycle(sizes or [len(data) or 1]):
         if at >= len(data):
             return pieces
