@@ -1,7 +1,7 @@
 """What is aimed for, and what came of it: one line for each goal of a scenario, `not measured` where it was not.
 
-A goal is a function of the best result of each kind of contestant, whatever Python it ran on. Servers are compared round by round
-(`paired`), which on a busy machine says more than the spreads. Pure functions.
+A goal is a function of the best result of each kind of contestant, whatever Python it ran on. Servers are
+compared round by round (`paired`), which on a busy machine says more than the spreads. Pure functions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
