@@ -59,8 +59,8 @@ _ACCOUNT: Final = Text(what="a name or a number", pattern=r"[A-Za-z0-9_][A-Za-z0
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
 
 __all__ = [
-    "AdminConfig", "CertificatePair", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig", "ReloadConfig", "ServerConfig",
-    "ThreadRange", "TimeoutsConfig", "TlsConfig", "WebsocketConfig", "WorkersConfig",
+    "AdminConfig", "CertificatePair", "LimitsConfig", "LoggingConfig", "ProcessConfig", "ProxyConfig",
+    "ReloadConfig", "ServerConfig", "ThreadRange", "TimeoutsConfig", "TlsConfig", "WebsocketConfig", "WorkersConfig",
 ]  # fmt: skip
 
 

@@ -119,7 +119,7 @@ VALUES = [
     ("keepalive: 2", '1:1: keepalive: unknown key here; did you mean "timeouts.keep_alive"?'),
     ("logging: {zzz: 2}", "1:11: logging.zzz: unknown key; known here: level, format, access"),
     ("source: x", ("1:1: source: unknown key; known here: app, app_dir, interface, env, listen, workers, "
-                  "timeouts, limits, reload, tls, proxy, logging, admin, control, process")),
+                  "timeouts, limits, websocket, reload, tls, proxy, logging, admin, control, process")),
     # YAML
     ("workers: {threads: 1, threads: 2}", "1:23: workers.threads: written twice (first in line 1)"),
     ("? [a, b]\n: 1", "1:3: expected a name as the key"),
@@ -149,8 +149,6 @@ def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
 
 UNSUPPORTED = [
     ("workers: {threads: {min: 1, max: 2}}", "workers.threads: a range {min, max}"),
-    ("workers: {mode: async}", "workers.mode: async"),
-    ("workers: {async_paths: [/ws]}", "workers.async_paths: this"),
     ("workers: {max_requests: 5}", "workers.max_requests: this"),
     ("workers: {max_requests_jitter: 5}", "workers.max_requests_jitter: this"),
     ("workers: {max_rss: 1GiB}", "workers.max_rss: this"),
@@ -194,7 +192,7 @@ listen: ["127.0.0.1:8000", ":80", "127.0.0.1:8000"]
 workers:
   threads: lots
   proceses: 3
-  mode: async
+  max_rss: 1GiB
 limits:
   line: 1MiB
   head: much
@@ -210,7 +208,7 @@ env: {A: "${NOPE}"}
         f"server.yaml:2:10: app_dir: no such directory: {Path.cwd()}/nowhere",
         f'server.yaml:5:12: workers.threads: {THREADS}, got "lots"',
         'server.yaml:6:3: workers.proceses: unknown key; did you mean "processes"?',
-        "server.yaml:7:9: workers.mode: async is not yet supported; leave it out",
+        "server.yaml:7:12: workers.max_rss: this is not yet supported; leave it out",
         "server.yaml:11:1: tls.key: missing; expected a path, such as key: server.key",
         f"server.yaml:11:13: tls.cert: no such file: {Path.cwd()}/nothing.pem",
         (
@@ -224,7 +222,7 @@ env: {A: "${NOPE}"}
         "command line: limits: expected a group of keys such as line, got 5",
         (
             "command line: a: unknown key; known here: app, app_dir, interface, env, listen, workers, timeouts, "
-            "limits, reload, tls, proxy, logging, admin, control, process"
+            "limits, websocket, reload, tls, proxy, logging, admin, control, process"
         ),
     ]
 
@@ -393,3 +391,10 @@ def test_files_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         Path("secret.yaml").touch(mode=0o000)
         assert said_of("secret.yaml") == "secret.yaml: cannot be read: Permission denied"
     assert said_of("a\0b").endswith("is no name of a file")
+
+
+def test_a_loop_that_is_not_installed_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert problems("app: a:b\nworkers: {loop: uvloop}\n") == [
+        "server.yaml:2:17: workers.loop: uvloop is not installed: pip install 'serverd[uvloop]', or take asyncio"
+    ]
