@@ -177,7 +177,19 @@ def test_each_request_has_an_environ_of_its_own() -> None:
         return [body]
 
     with wsgi(app, threads=1) as served, served.connect() as client:
-        assert [client.get().body for _ in range(3)] == [b"[]"] * 3
+        assert [client.get().body for _ in range(5)] == [b"[]"] * 5
+
+
+def test_a_head_that_comes_again_is_of_the_connection_it_came_over() -> None:
+    def app(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        return [environ["REMOTE_PORT"].encode()]
+
+    with wsgi(app, threads=1) as served:
+        for _ in range(5):
+            with served.connect() as client:
+                port = str(client.sock.getsockname()[1]).encode()
+                assert [client.get().body for _ in range(3)] == [port] * 3
 
 
 def test_the_application_runs_on_one_thread_without_an_event_loop() -> None:
