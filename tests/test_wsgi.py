@@ -23,6 +23,7 @@ import pytest
 
 from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig, WorkersConfig
 from serverd.server.app_loader import no_asgi
+from serverd.server.connection import Connection
 from tests.support.client import RawClient, Response
 from tests.support.daemon import wait_until
 from tests.support.workers import Workers, serving
@@ -147,6 +148,12 @@ def test_root_path_and_processes_come_from_the_configuration() -> None:
 def test_options_of_the_whole_server_has_no_path() -> None:
     environ = environ_of(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (environ["PATH_INFO"], environ["REQUEST_URI"]) == ("", "*")
+
+
+def test_a_secure_connection_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "secure", True)
+    environ = environ_of(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (environ["wsgi.url_scheme"], environ["HTTPS"]) == ("https", "on")
 
 
 def test_over_a_unix_socket_there_is_neither_port_nor_client(tmp_path: Path) -> None:
@@ -334,6 +341,16 @@ def test_a_body_that_does_not_come_is_408_for_the_client(caplog: pytest.LogCaptu
     config = replace(SMALL, timeouts=replace(TimeoutsConfig(), body=0.2))
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n" + bytes(5000)
     assert ask(reading(lambda body: body.read()), request, config=config).status == 408
+    assert not caplog.records
+
+
+def test_a_body_that_grows_over_the_limit_is_413_for_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(SMALL, limits=replace(SMALL.limits, body=6000))
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with wsgi(reading(lambda body: body.read()), config=config) as served, served.connect() as client:
+        client.send(head + b"1388\r\n" + bytes(5000) + b"\r\n")
+        client.send(b"1388\r\n" + bytes(5000) + b"\r\n0\r\n\r\n")
+        assert client.response().status == 413
     assert not caplog.records
 
 

@@ -44,7 +44,7 @@ class Response:
     # -- what the application calls --------------------------------------------------------------------------------
 
     def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
         """Keep status and headers for the first piece of body; give ``write``.
 
