@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.browser import Browser, Page
 from tests.support.daemon import Daemon, alive, free_port, wait_until
+from tests.support.self_signed import self_signed
 
 NOTES = Path(__file__).resolve().parents[2] / "examples" / "notes"
 CONNECTED = "document.querySelector('#live').textContent === 'Connected'"
@@ -30,13 +31,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 class Site:
     """A copy of the example, which a test may edit, and the daemon that serves it as the example's own file says."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, certificate: Path | None = None) -> None:
         shutil.copytree(NOTES, folder / "site", ignore=shutil.ignore_patterns("__pycache__", "notes.db*"))
         self.package = folder / "site" / "notes"
         self.port = free_port()
         config = ["-c", str(folder / "site" / "server.yaml"), "--set", f'listen=["127.0.0.1:{self.port}"]']
+        scheme = "http"
+        if certificate is not None:
+            scheme = "https"
+            config += ["--set", f"tls.cert={certificate}", "--set", f"tls.key={certificate}"]
         self.daemon = Daemon(folder, argv=[sys.executable, "-m", "serverd", *config, *options])
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.url = f"{scheme}://127.0.0.1:{self.port}/"
 
     def __enter__(self) -> Site:
         try:
@@ -51,7 +56,8 @@ class Site:
 
     def write(self, title: str) -> None:
         """A new note, from a client that is no browser."""
-        assert httpx.post(f"{self.url}api/notes", json={"title": title}, timeout=20).status_code == 201
+        url, note = f"{self.url}api/notes", {"title": title}
+        assert httpx.post(url, json=note, timeout=20, verify=False).status_code == 201
 
     def edit(self, name: str, changes: dict[str, str]) -> None:
         """Save a file of the application with other text in some places, in one step."""
@@ -116,20 +122,13 @@ def test_two_pages_talk_and_both_see_a_note_that_one_of_them_writes(browser: Bro
         assert [page.complaints for page in (ada, bob, carol)] == [[], [], []]
 
 
-def save(site: Site) -> None:
-    """Nothing more: the daemon is watching."""
-
-
-def hang_up(site: Site) -> None:
-    site.daemon.signal(signal.SIGHUP)
-
-
-@pytest.mark.parametrize(("options", "reload"), [(["--reload"], save), ([], hang_up)], ids=["save", "HUP"])
-def test_open_pages_go_on_with_new_code(
-    browser: Browser, tmp_path: Path, options: list[str], reload: Callable[[Site], None]
-) -> None:
-    with Site(tmp_path, *options) as site:
-        if options:
+@pytest.mark.parametrize("how", ["save", "HUP", "HUP over TLS"])
+def test_open_pages_go_on_with_new_code(browser: Browser, tmp_path: Path, how: str) -> None:
+    """With --reload idle connections are closed at once; else the old child waits for their end, here not for long."""
+    options = ["--reload"] if how == "save" else ["--set", "timeouts.keep_alive=1s"]
+    certificate = self_signed(tmp_path / "localhost.pem") if "TLS" in how else None
+    with Site(tmp_path, *options, certificate=certificate) as site:
+        if how == "save":
             site.daemon.wait_for_line("watching")
         (old,) = site.daemon.workers()
         pages = [connected(browser, site), connected(browser, site)]
@@ -143,13 +142,13 @@ def test_open_pages_go_on_with_new_code(
             "line[:MAX_LINE]": "line[:MAX_LINE].upper()",
         }
         site.edit("live.py", changes)
-        reload(site)
+        if how != "save":
+            site.daemon.signal(signal.SIGHUP)
         wait_until(lambda: not alive(old), "the old child has left")
-        for page in pages:
-            page.wait_for(CONNECTED)
         site.write("from the new code")
         for page in pages:
             see(page, "new: from the new code")
+            page.wait_for(CONNECTED)
         assert (
             pages[0].evaluate("document.querySelector('#say [name=text]').value")
             == "typed before, sent after"

@@ -1,4 +1,4 @@
-"""Clients that people use, against a real daemon: httpx, the `websockets` library, curl, and Node.
+"""Clients that people use, against a real daemon, plain and over TLS: httpx, `websockets`, curl, and Node.
 
 What each of them does with a connection by itself (keep-alive, `Expect: 100-continue`, attempts to upgrade,
 compression, reconnecting) is what is looked at; single bytes and bad input have tests of their own.
@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.typing import Subprotocol
 
 from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.self_signed import self_signed
 
 # One step of a stream is sent only when somebody asks for it by a request of its own: that it arrives shows that
 # nothing on the way collects.
@@ -125,6 +127,22 @@ def url(daemon: Daemon) -> str:
 @pytest.fixture
 def echo(daemon: Daemon) -> str:
     return f"ws://127.0.0.1:{daemon.port}/echo"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificate and key in one file; it signs itself, so it is also what clients have to trust."""
+    return self_signed(tmp_path_factory.mktemp("tls") / "localhost.pem")
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("secure")
+    (folder / "content.bin").write_bytes(CONTENT)
+    tls = {"cert": str(certificate), "key": str(certificate)}
+    config = {"workers": {"async_paths": ["/text", "/events"]}, "tls": tls}
+    with Daemon(folder, app=APP, config=config, env={"FILE": str(folder / "content.bin")}) as daemon:
+        yield daemon.wait_ready()
 
 
 def tool(name: str) -> str:
@@ -338,7 +356,7 @@ def node() -> list[str]:
     return [node, "--no-warnings"]
 
 
-def script(node: list[str], source: str, *arguments: str) -> Any:
+def script(node: list[str], source: str, *arguments: str, **env: str) -> Any:
     """What an asynchronous script returns."""
     whole = f"""
     const WebSocket = globalThis.WebSocket ?? require("undici").WebSocket;
@@ -346,7 +364,7 @@ def script(node: list[str], source: str, *arguments: str) -> Any:
         .then((value) => {{ console.log(JSON.stringify(value)); process.exit(0); }})
         .catch((error) => {{ console.error(error); process.exit(1); }});
     """
-    done = run(*node, "-e", whole, *arguments, env={"NODE_PATH": "/usr/share/nodejs"})
+    done = run(*node, "-e", whole, *arguments, env={"NODE_PATH": "/usr/share/nodejs", **env})
     return json.loads(done.stdout)
 
 
@@ -434,3 +452,67 @@ def test_node_websocket_talks_and_closes(echo: str, node: list[str]) -> None:
         echo,
     )
     assert outcome == ["chat", True, True, [0, 255], 4001, "as you wish", True]
+
+
+# TLS
+
+
+def test_httpx_over_tls(secure: Daemon, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=certificate)
+    with httpx.Client(base_url=f"https://localhost:{secure.port}", timeout=20, verify=trust) as client:
+        ports = {client.get("/").json()["from"][1] for _ in range(50)}
+        assert client.post("/digest", content=CONTENT).json()["sha256"] == SHA256
+        assert client.get("/file").content == CONTENT
+        with client.stream("GET", "/text/tls") as response:
+            lines = response.iter_lines()
+            assert next(lines) == "begin"
+            client.post("/step/tls", params={"say": "one"})
+            assert next(lines) == "one"
+            client.post("/step/tls", params={"say": "end"})
+            assert list(lines) == []
+    assert len(ports) == 1
+
+
+def test_websockets_over_tls(secure: Daemon, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=certificate)
+    with websockets_sync.connect(f"wss://localhost:{secure.port}/echo", ssl=trust) as socket:
+        for message in ("Grüße", b"\x00\xff", "x" * 200_000, CONTENT[:1_000_000]):
+            socket.send(message)
+            assert socket.recv(PATIENCE) == message
+        socket.send("please close")
+        with pytest.raises(ConnectionClosed, match="4001"):
+            socket.recv(PATIENCE)
+
+
+def test_curl_over_tls(secure: Daemon, certificate: Path) -> None:
+    curl, url = tool("curl"), f"https://localhost:{secure.port}"
+    done = run(curl, "-fsSv", "--cacert", str(certificate), f"{url}/file", f"{url}/file")
+    assert done.stdout == CONTENT * 2
+    said = done.stderr.decode()
+    assert "SSL certificate verify ok" in said
+    assert "TLSv1.3" in said
+    assert "Re-using existing" in said
+    up = run(curl, "-fsS", "--cacert", str(certificate), "-T", "-", f"{url}/digest", input=CONTENT)
+    assert json.loads(up.stdout)["sha256"] == SHA256
+    old = run(curl, "-fsSv", "--cacert", str(certificate), "--tls-max", "1.2", f"{url}/file")
+    assert old.stdout == CONTENT
+    assert "TLSv1.2" in old.stderr.decode()
+
+
+def test_node_over_tls(secure: Daemon, certificate: Path, node: list[str]) -> None:
+    outcome = script(
+        node,
+        """
+        const [host] = args;
+        const whole = Buffer.from(await (await fetch(`https://${host}/file`)).arrayBuffer());
+        const up = await (await fetch(`https://${host}/digest`, { method: "POST", body: whole })).json();
+        const socket = new WebSocket(`wss://${host}/echo`);
+        const next = (kind) => new Promise((resolve) => socket.addEventListener(kind, resolve, { once: true }));
+        await next("open");
+        socket.send("over TLS");
+        return [up.sha256, (await next("message")).data];
+        """,
+        f"localhost:{secure.port}",
+        NODE_EXTRA_CA_CERTS=str(certificate),
+    )
+    assert outcome == [SHA256, "over TLS"]

@@ -7,9 +7,10 @@ threads reach that loop.
 Both end as soon as the client leaves or the server hands over to new code; the page connects again by itself. An
 event stream then sends its last id, so that notes which were written meanwhile are not missed.
 
-With several processes (`workers.processes`) each has rooms of its own. New notes come from the database, so the
-streams of another process show them too, with their next heartbeat; the chat is heard in the process where it was
-said. For more, put what connects processes behind `Room.tell`: Redis, or LISTEN and NOTIFY of PostgreSQL.
+With several processes (`workers.processes`, and for the moment of a reload) each has rooms of its own. New notes come
+from the database, so the streams of another process show them too, with their next heartbeat; the chat is heard in
+the process where it was said. For more, put what connects processes behind `Room.tell`: Redis, or LISTEN and NOTIFY
+of PostgreSQL.
 """
 
 import asyncio
