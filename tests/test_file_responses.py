@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from serverd.config import ServerConfig, TimeoutsConfig
+from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
 from serverd.server.lifecycle import LifecycleEvent, ResponseCompleted
+from serverd.server.tls import TlsContexts
 
 from .support.apps import App, Receive, Send, reply
+from .support.certificates import Authority, TlsClient
 from .support.client import RawClient
 from .support.daemon import Daemon, wait_until
 from .support.workers import ENGINES, engine, serving
@@ -356,6 +359,56 @@ async def app(scope, receive, send):
             assert client.closed() if how == signal.SIGTERM else client.get(method="HEAD").status == 200
         if how == signal.SIGTERM:
             assert daemon.wait_exit() == 0
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def test_files_over_tls(tmp_path: Path, medium: Path, large: tuple[str, str]) -> None:
+    """In order with what goes before and behind, for one that reads and one that does not yet."""
+    authority = Authority(tmp_path)
+    made = authority.issue("localhost")
+    context = authority.client()
+    bodies = parts(medium, *MIXED)
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        assert scope["scheme"] == "https"
+        await (bodies if scope["path"] == "/mixed" else sends(large[0]))(scope, receive, send)
+
+    contexts = TlsContexts(TlsConfig(cert=made.cert, key=made.key))
+    with serving(app, threads=1, make_connection=contexts.connection) as served:
+        with (
+            TlsClient(served.address, context) as client,
+            TlsClient(served.address, context, receive_buffer=4096) as slow,
+        ):
+            slow.send(GET + GET.replace(b"/ ", b"/mixed ") + GET.replace(b"/ ", b"/hello "))
+            assert slow.head().header("content-length") == str(LARGE)
+            for _ in range(3):
+                assert client.get("/mixed").body == mixed(medium.read_bytes())
+                assert client.get("/hello").body == b"hello"
+            client.send(GET)
+            assert sha(client.response().body) == large[1]
+            assert len(files(large[0])) == 1
+            assert sha(slow.read(LARGE)) == large[1]
+            assert slow.response().body == mixed(medium.read_bytes())
+            assert slow.response().body == b"hello"
+            assert not files(large[0])
+
+
+def test_a_file_that_shrinks_never_looks_complete_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    made = authority.issue("localhost")
+    path = tmp_path / "log"
+    path.write_bytes(bytes(20_000_000))
+    contexts = TlsContexts(TlsConfig(cert=made.cert, key=made.key))
+    with serving(sends(path), threads=1, make_connection=contexts.connection) as served:
+        with TlsClient(served.address, authority.client(), receive_buffer=4096) as client:
+            client.send(GET)
+            assert client.head().header("content-length") == "20000000"
+            os.truncate(path, 1000)
+            with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):  # no close_notify
+                client.rest()
+            assert not files(str(path))
 
 
 # -- zerocopysend ------------------------------------------------------------------------------------------------------
