@@ -50,42 +50,47 @@ class AppRunner:
         *,
         sync_app: SyncApp | None = None,
         wsgi_app: WSGIApp | None = None,
+        websockets: bool = False,
     ) -> None:
         root_path = worker.config.workers.root_path
         self._worker = worker
         self._app = app
         self._sync_app = sync_app
         self._wsgi: WsgiRunner | None = None
+        # Runs the application as far as it goes without waiting; the exchange's task is in ``pending`` if it waits.
+        self.start: Callable[[Connection, RequestReceived, bytes], Exchange]
+        self.start = self._start_any if websockets else self._start_http
         if wsgi_app is not None:
             from .wsgi import WsgiRunner  # noqa: PLC0415
 
             self._wsgi = WsgiRunner(worker, wsgi_app)
+            self.start = self._start_wsgi
         self._ended = ended
         self.scopes = ScopeBuilder(root_path)
         self.pending: dict[asyncio.Task[Any], Exchange] = {}
         self.current: Exchange | None = None
 
-    def start(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
-        """Run the application as far as it goes without waiting. The exchange's task is in ``pending`` if it waits."""
+    def _start_any(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
+        """On the home loop, where WebSockets come too."""
+        if request.route != WEBSOCKET:
+            return self._start_http(conn, request, body)
+        websocket = WebSocketCycle(self._worker, conn, request, body)
+        try:
+            if websocket.shake_hands():
+                scope = self.scopes.build_websocket(conn, request, websocket.subprotocols)
+                self._step(websocket, self._app(scope, websocket.receive, websocket.send))
+        except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
+            self._finish(websocket, exc)
+        return websocket
+
+    def _start_http(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
         worker = self._worker
-        cycle: Cycle | WebSocketCycle
-        if self._wsgi is not None:
-            return self._call_wsgi(self._wsgi, conn, request, body)
-        if request.route == WEBSOCKET:
-            cycle = WebSocketCycle(worker, conn, request, body)
-        else:
-            cycle = Cycle(worker, conn, request, body)
+        cycle = Cycle(worker, conn, request, body)
         self.current = cycle
         try:
-            if isinstance(cycle, WebSocketCycle):
-                if not cycle.shake_hands():
-                    return cycle
-                scope = self.scopes.build_websocket(conn, request, cycle.subprotocols)
-            elif self._sync_app is not None and self._call_sync(cycle):
+            if self._sync_app is not None and self._call_sync(cycle):
                 return cycle
-            else:
-                scope = self.scopes.build(conn, request)
-            coro = self._app(scope, cycle.receive, cycle.send)
+            coro = self._app(self.scopes.build(conn, request), cycle.receive, cycle.send)
             # Stepped here and now; no event loop is needed unless it waits. 0.5 us instead of a turn of the loop.
             task: asyncio.Task[Any] = asyncio.Task(coro, loop=worker.loop, eager_start=True)  # type: ignore[arg-type]
             if task.done():
@@ -100,6 +105,16 @@ class AppRunner:
             self.current = None
         return cycle
 
+    def _step(self, exchange: Exchange, coro: Any) -> None:
+        """As the end of ``_start_http``, which has it written out for its speed."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._worker.loop, eager_start=True)
+        if task.done():
+            self._finish(exchange, None if task.cancelled() else task.exception())
+        else:
+            exchange.waited = True
+            self.pending[task] = exchange
+            task.add_done_callback(self._task_done)
+
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         cycle = self.pending.pop(task)
         self._finish(cycle, asyncio.CancelledError() if task.cancelled() else task.exception())
@@ -107,9 +122,7 @@ class AppRunner:
 
     def _finish(self, cycle: Exchange, exc: BaseException | None) -> None:
         """The call is over: see that its response is."""
-        if (cycle.gone or (cycle.done and not cycle.complete)) and (
-            exc is None or _tells_of_leaving(exc)
-        ):
+        if (cycle.gone or (cycle.done and not cycle.complete)) and (exc is None or _tells_of_leaving(exc)):
             # The client left, or was cut off, and that was said where it happened: no fault of the application's.
             cycle.abandon()
         elif exc is None:
@@ -119,10 +132,10 @@ class AppRunner:
             _report(cycle, "raised an exception", exc)
             cycle.fail(500, "Internal Server Error")
 
-    def _call_wsgi(
-        self, wsgi: WsgiRunner, conn: Connection, request: RequestReceived, body: bytes
-    ) -> Exchange:
+    def _start_wsgi(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
         """Let the WSGI application answer, on this thread, as if it had no event loop."""
+        wsgi = self._wsgi
+        assert wsgi is not None
         exchange = BlockingExchange(self._worker, conn, request, body)
         self.current = exchange
         failure: BaseException | None = None

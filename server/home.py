@@ -13,6 +13,7 @@ belongs to the home loop's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ from .loop_watcher import LoopWatcher
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
+
+logger = logging.getLogger("serverd.worker")
 
 # The number of the home loop among the workers, in logs and events.
 HOME = -1
@@ -56,6 +59,7 @@ class Home(Serving):
             route=router(config.workers.async_paths),
             record=recorder(lifecycle_collector),
             access_log=access_log,
+            websockets=True,
         )
         self.loop = asyncio.get_running_loop()
         self.watcher: LoopWatcher = LoopWatcher(self.loop)
@@ -125,5 +129,9 @@ class Home(Serving):
 
     def _drain(self) -> None:
         for exchange in self.in_flight():
-            exchange.drain()
+            try:
+                exchange.drain()
+            except Exception:
+                logger.exception("connection %d: internal error in draining; it is cut", exchange.conn.id)
+                exchange.cut()
         self.queue.notice()

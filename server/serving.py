@@ -52,6 +52,7 @@ class Serving:
         access_log: WorkerLog | None,
         sync_app: SyncApp | None = None,
         wsgi_app: WSGIApp | None = None,
+        websockets: bool = False,
     ) -> None:
         self.config = config
         self.timeouts = config.timeouts
@@ -64,7 +65,9 @@ class Serving:
         self.heads = ResponseMemo()
         self._refuser = Refuser(queue, access_log)
         self._reader = RequestReader(config.limits, route=route)
-        self._runner = AppRunner(self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app)
+        self._runner = AppRunner(
+            self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app, websockets=websockets
+        )
 
     # -- for the child's main thread ---------------------------------------------------------------------------------
 

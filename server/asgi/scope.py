@@ -18,10 +18,12 @@ Scope = dict[str, Any]
 class ScopeBuilder:
     """Builds scopes for one worker. One thread's own: the small constant parts are shared by its requests only."""
 
-    __slots__ = ("_asgi", "_raw_root", "_root_path", "state")
+    __slots__ = ("_asgi", "_extensions", "_raw_root", "_root_path", "state")
 
     def __init__(self, root_path: str = "") -> None:
         self._asgi = {"version": "3.0", "spec_version": "2.5"}
+        files: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+        self._extensions = {"1.0": files, "1.1": {**files, "http.response.early_hint": {}}}
         self._root_path = root_path
         self._raw_root = root_path.encode()
         self.state: dict[str, Any] | None = None
@@ -49,17 +51,11 @@ class ScopeBuilder:
             "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
             "client": conn.peer,
             "server": conn.local,
-            # Made anew each time: what an application puts there is for its own request.
-            "extensions": {
-                "http.response.pathsend": {},
-                "http.response.zerocopysend": {},
-                "http.response.early_hint": {},
-            },
+            # A copy: what an application puts there is for its own request.
+            "extensions": self._extensions[request.version].copy(),
         }
         if request.trailers:
             scope["extensions"]["http.response.trailers"] = {}
-        if request.version == "1.0":
-            del scope["extensions"]["http.response.early_hint"]
         if conn.secure:
             scope["extensions"]["tls"] = conn.tls_extension()
         if self.state is not None:
