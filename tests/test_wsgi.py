@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import io
 import json
 import logging
 import queue
+import random
 import socket
 import sys
 import threading
@@ -274,6 +276,21 @@ def test_input(read: Callable[[Any], Any], result: Any, buffered: int, chunked: 
     assert response.body == repr(result).encode()
 
 
+@pytest.mark.parametrize("size", [-1, 1000, 70_000, 200_000])
+def test_a_body_in_pieces_larger_than_what_is_read_at_once(size: int) -> None:
+    def digest(body: Any) -> str:
+        taken = hashlib.sha256()
+        while piece := body.read(size):
+            taken.update(piece)
+        return taken.hexdigest()
+
+    data = random.Random(1).randbytes(700_000)
+    config = ServerConfig(app="test:app", limits=replace(LimitsConfig(), buffered_body=300_000))
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 700000\r\n\r\n" + data
+    response = ask(reading(digest), request, config=config)
+    assert response.body == repr(hashlib.sha256(data).hexdigest()).encode()
+
+
 def test_a_request_without_a_body_has_an_empty_input() -> None:
     assert get(reading(lambda body: (body.read(), body.readline(), list(body)))).body == b"(b'', b'', [])"
 
@@ -534,15 +551,15 @@ def test_header_values_are_latin_1() -> None:
 
 def test_an_error_can_replace_the_response_until_it_is_sent() -> None:
     def app(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "1000")])
+        start_response("200 OK", [("Content-Length", "7")])
         try:
             raise ValueError("late")
         except ValueError:
             start_response("500 Oops", PLAIN, sys.exc_info())
-        return [b"instead"]
+        return iter([b"instead", b" of it"])
 
     response = get(app)
-    assert (response.status, response.body) == (500, b"instead")
+    assert (response.status, response.body) == (500, b"instead of it")
 
 
 def test_an_error_after_the_head_is_raised_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,5 @@ def _real_file(file: Any) -> Any:
     if type(file) is io.FileIO:
         return file
     if type(file) in (io.BufferedReader, io.BufferedRandom) and type(file.raw) is io.FileIO:
-        if type(file) is io.BufferedRandom:
-            file.flush()
-        return file
+        return file  # what a writer has not flushed yet lies before its position, so it is not missed
     return None
