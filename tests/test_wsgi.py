@@ -137,6 +137,18 @@ def test_names_that_clients_invent_are_forgotten_again() -> None:
             assert seen[-1] == {
                 f"HTTP_X_INVENTED_{number}": str(number) for number in range(first, first + 50)
             }
+        runner = served.workers[0]._runner._wsgi
+        assert runner is not None
+        assert 0 < len(runner._environs._learnt) <= 256
+
+
+def test_heads_that_never_come_again_are_forgotten() -> None:
+    with wsgi(answering([b""]), threads=1) as served, served.connect() as client:
+        for number in range(600):
+            assert client.get(f"/{number}").status == 200
+        runner = served.workers[0]._runner._wsgi
+        assert runner is not None
+        assert 0 < len(runner._environs._again) <= 256
 
 
 def test_root_path_and_processes_come_from_the_configuration() -> None:
