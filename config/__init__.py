@@ -13,6 +13,7 @@ from .addresses import FdAddress, ListenAddress, SystemdAddress, TcpAddress, Uni
 from .errors import ConfigError, Problem
 from .model import (
     AdminConfig,
+    CertificatePair,
     LimitsConfig,
     LoggingConfig,
     ProcessConfig,
@@ -28,6 +29,7 @@ from .model import (
 
 __all__ = [
     "AdminConfig",
+    "CertificatePair",
     "ConfigError",
     "FdAddress",
     "LimitsConfig",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import re
 import ssl
 import time
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 Role = Literal["cert", "key", "client_ca"]
 
-_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+?-----END CERTIFICATE-----")
 _KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _KEY_END: Final = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
 # X509_V_FLAG_NO_CHECK_TIME (x509_vfy.h, OpenSSL 1.1.0 on): an expired certificate is read all the same.
@@ -63,9 +65,17 @@ def read_text(role: Role, file: Path) -> str:
     except FileNotFoundError:
         raise BadCertificate(role, f"no such file: {file}") from None
     except PermissionError:
-        raise BadCertificate(role, f"may not be read: {file}") from None
+        raise BadCertificate(role, f"may not be read by {_whoever()}: {file}") from None
     except OSError as error:
         raise BadCertificate(role, f"cannot be read: {file}: {error.strerror}") from None
+
+
+def _whoever() -> str:
+    """The user of this process: with process.user it is not who looks at the file in a shell."""
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"user {os.geteuid()}"
 
 
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> str:
@@ -74,13 +84,17 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> str:
     A context for which this failed must not be used any more.
     """
     text = read_text("cert", cert)
-    found = _CERTIFICATE.search(text)
-    if found is None:
+    found = _CERTIFICATE.findall(text)
+    if len(found) < text.count(_BEGIN):
+        raise BadCertificate("cert", f"the certificate is cut short: {cert}")
+    if not found:
         raise BadCertificate("cert", f"holds no certificate in PEM form: {cert}")
     _look_at_key(key)
 
     def never_asked() -> str:
-        raise BadCertificate("key", f"the key is encrypted: {key}; decrypt it: openssl pkey -in {key.name}")
+        raise BadCertificate(
+            "key", f"the key is encrypted: {key}; decrypt it: openssl pkey -in {key.name} -out NEW"
+        )
 
     try:
         context.load_cert_chain(cert, key, never_asked)
@@ -88,7 +102,7 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> str:
         raise _explained(error, cert, key) from None
     except OSError as error:  # between our look at it and OpenSSL's it has gone
         raise BadCertificate("cert", f"cannot be read: {cert}: {error.strerror}") from None
-    return found[0]
+    return str(found[0])
 
 
 def _look_at_key(key: Path) -> None:

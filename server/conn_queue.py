@@ -346,7 +346,7 @@ def _inet(address: object) -> Address | None:
 
 
 def _is_idle(conn: Connection, since: float) -> bool:
-    return conn.phase in (Phase.IDLE, Phase.HEAD) and conn.numbers[SINCE] <= since
+    return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE) and conn.numbers[SINCE] <= since
 
 
 def _rest_after(exc: OSError) -> None:

@@ -157,9 +157,7 @@ class TlsContexts:
                 self.current = _load(self._tls)
                 logger.info("tls: the certificates have changed, and are in use from now on")
         except BadCertificate as error:
-            logger.warning(
-                "tls: the files have changed, those of before stay in use: %s: %s", error.role, error
-            )
+            logger.warning("tls.%s: %s; what was loaded before stays in use", error.role, error)
         finally:
             self._looking.release()
 
