@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
+from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig, TlsConfig
 from serverd.server.lifecycle import LifecycleEvent, ResponseCompleted
 from serverd.server.tls import TlsContexts
 
@@ -259,6 +259,17 @@ def test_messages_out_of_order(medium: Path, messages: list[dict[str, Any]], err
         assert error in str(raised[0])
 
 
+def test_a_request_body_that_nobody_reads(large: tuple[str, str]) -> None:
+    """The file goes out whole, and then the connection ends: what is left of the body is no request."""
+    config = replace(ServerConfig(app="test:app"), limits=LimitsConfig(buffered_body=1000))
+    with serving(sends(large[0]), threads=1, config=config) as served, served.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n" + GET * 50)
+        response = client.response()
+        assert response.header("connection") == "close"
+        assert sha(response.body) == large[1]
+        assert client.closed()
+
+
 # -- clients that are slow, or leave -----------------------------------------------------------------------------------
 
 
@@ -352,6 +363,7 @@ async def app(scope, receive, send):
             client.send(GET)
             assert client.head().status == 200
             daemon.signal(how)
+            daemon.wait_for_line(f'"GET / HTTP/1.1" 200 {LARGE} ')
             daemon.wait_for_line(
                 "generation 2 ready" if how == signal.SIGHUP else "stopping, requests in flight"
             )
