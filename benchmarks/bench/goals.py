@@ -14,6 +14,7 @@ type Best = Mapping[str, Result]
 type Goal = Callable[[Best], str]
 
 QUIET = 0.1  # CPUs that others may keep busy before the figures are called disturbed
+SATURATED = 0.9  # of the CPU time of the load, from where on it may be what is measured
 
 
 def judge(goals: Sequence[Goal], results: Sequence[Result]) -> list[str]:
@@ -28,6 +29,10 @@ def judge(goals: Sequence[Goal], results: Sequence[Result]) -> list[str]:
         if result.runs and result.problem:
             lines.append(
                 f"{result.name} on {result.python}: left out after {len(result.runs)} rounds: {result.problem}"
+            )
+        elif result.runs and (share := median(run.load_share for run in result.runs)) > SATURATED:
+            lines.append(
+                f"{result.name} on {result.python}: the load was busy {share:.0%} of the time, and may be the limit"
             )
     if others := disturbance(results):
         lines.append(f"Disturbed: other programs kept {others:.1f} CPUs busy; repeat this on a quiet machine")

@@ -45,6 +45,7 @@ class Run:
     """One run of a load against one server. Times in microseconds; `errors` counts bad statuses and failed sockets.
 
     `others` is how many CPUs were kept busy meanwhile by neither the server nor the load: near 0 on a quiet machine.
+    `load_share` is how much of the CPU time that it could use the load did use: near 1 it is the load that is measured.
     """
 
     requests: int
@@ -54,6 +55,7 @@ class Run:
     p99_us: float
     errors: int
     others: float
+    load_share: float
 
     @property
     def rate(self) -> float:
@@ -107,7 +109,8 @@ def _wrk(scheme: str, port: int, connections: int, threads: int, seconds: int) -
 def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int, seconds: int) -> Run:
     """Put load on the server for `seconds`; CPU time is that of the process tree of `pid` over just this time."""
     size = load.check(port)
-    command = load.command(port, connections, min(2, len(cpus)), seconds)
+    threads = min(2, len(cpus))
+    command = load.command(port, connections, threads, seconds)
     before = _account(pid)
     with machine.pinned(cpus):
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
@@ -131,6 +134,7 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
         p99_us=said["p99_us"],
         errors=errors,
         others=max(0.0, (busy - used - loading) / passed),
+        load_share=loading / passed / threads,
     )
 
 
