@@ -75,6 +75,13 @@ def form(size: int) -> tuple[str, bytes]:
     return "Content-Type: multipart/form-data; boundary=limit\r\n", body
 
 
+def upload_in_chunks(one: RawClient, data: bytes) -> str:
+    """What ``/upload`` answers for a body whose length is not announced."""
+    one.send(b"POST /upload HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+    one.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+    return one.response().body.decode()
+
+
 def test_it_is_detected_and_answers(served: Daemon) -> None:
     with client(served) as one:
         for _ in range(3):
@@ -134,9 +141,14 @@ def test_flask_answers_ranges_and_conditions(tmp_path: Path) -> None:
 def test_flask_reads_a_chunked_body_of_any_size(tmp_path: Path) -> None:
     with serve(tmp_path, "Flask", "app", FLASK) as daemon, client(daemon) as one:
         for data in (DATA[:1000], DATA):
-            one.send(b"POST /upload HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
-            one.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-            assert one.response().body.decode() == hashlib.sha256(data).hexdigest()
+            assert upload_in_chunks(one, data) == hashlib.sha256(data).hexdigest()
+
+
+def test_django_reads_a_chunked_body_that_was_buffered(tmp_path: Path) -> None:
+    with serve(tmp_path, "Django", "application", DJANGO) as daemon, client(daemon) as one:
+        assert upload_in_chunks(one, DATA[:1000]) == hashlib.sha256(DATA[:1000]).hexdigest()
+        # As documented: without a Content-Length Django does not look for a body.
+        assert upload_in_chunks(one, DATA) == hashlib.sha256(b"").hexdigest()
 
 
 def test_a_slow_client_holds_no_thread(tmp_path: Path) -> None:
@@ -193,6 +205,7 @@ def test_django_as_asgi(tmp_path: Path, mode: str) -> None:
             assert one.get("/astream").body == b"0\n1\n2\n"
             assert hashlib.sha256(one.get("/download").body).hexdigest() == DIGEST
             assert one.post("/upload", DATA).body.decode() == DIGEST
+            assert upload_in_chunks(one, DATA) == DIGEST
             assert one.get("/error").status == 500
         daemon.wait_for_line("KeyError: 'a key that is not there'")
         responses = at_once(daemon, "/aslow", 20)
