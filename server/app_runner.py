@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 errors = logging.getLogger("serverd.error")
 
-_OTHER_LOOP: Final = "attached to a different loop"
+# What asyncio says of a future or task, and of a lock, event or queue.
+_OTHER_LOOP: Final = re.compile(r"(attached|bound) to a different (event )?loop")
 _advised = threading.Event()
 
 
@@ -179,9 +181,12 @@ class AppRunner:
 
 def _tells_of_leaving(exc: BaseException | None) -> bool:
     """Whether ``exc`` says that the client left, or came of one that does: Starlette turns the OSError of ``send``, and
-    ``websocket.disconnect``, into a WebSocketDisconnect of its own, and an application need not catch it."""
+    ``websocket.disconnect``, into a WebSocketDisconnect of its own, and an application need not catch it. Work for a
+    client that has left may be cancelled, by the application or by us."""
     if isinstance(exc, BaseExceptionGroup):
         return all(_tells_of_leaving(part) for part in exc.exceptions)
+    if isinstance(exc, asyncio.CancelledError):  # itself: behind a TimeoutError stands one as well
+        return True
     for _ in range(20):  # a chain of exceptions may be a ring
         if exc is None or isinstance(exc, ClientGone) or type(exc).__name__ == "WebSocketDisconnect":
             break
@@ -196,7 +201,7 @@ def _report(cycle: Exchange, what: str, exc: BaseException | None = None) -> Non
     errors.error("%s %s: the application %s", request.method, path, what, exc_info=exc)
     if isinstance(exc, ResponseError):
         errors.error("%s %s: its response was refused: %s", request.method, path, exc)
-    if isinstance(exc, RuntimeError) and _OTHER_LOOP in str(exc) and not _advised.is_set():
+    if isinstance(exc, RuntimeError) and _OTHER_LOOP.search(str(exc)) and not _advised.is_set():
         _advised.set()
         errors.error(
             "an object of one event loop was used in another: each worker thread has a loop of its own. Set "

@@ -297,6 +297,20 @@ def test_curl_shows_events_as_they_come(url: str) -> None:
         curl.communicate()
 
 
+def test_an_event_stream_whose_application_only_waits_holds_no_old_child(tmp_path: Path) -> None:
+    """Starlette hears that a client has left when it sends; this one waits for what never comes."""
+    with Daemon(tmp_path, app=APP, config={"timeouts": {"graceful": "60s"}}) as daemon:
+        (old,) = daemon.wait_ready().workers()
+        url, accept = f"http://127.0.0.1:{daemon.port}/events/waits", {"accept": "text/event-stream"}
+        with httpx.Client(timeout=20) as client, client.stream("GET", url, headers=accept) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "retry: 1"
+            daemon.signal(signal.SIGHUP)
+            assert list(lines) == [""]
+        wait_until(lambda: old not in daemon.workers(), "the old child has left")
+        assert daemon.count("cut off|Traceback|raised an exception") == 0
+
+
 def test_curl_gets_a_file_and_parts_of_it(url: str, tmp_path: Path) -> None:
     curl, target = tool("curl"), tmp_path / "file"
     run(curl, "-fsSo", str(target), f"{url}/file")
