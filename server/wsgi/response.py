@@ -113,9 +113,8 @@ class Response:
         exchange = self._exchange
         left = self._left
         if exchange.done:
-            if exchange.complete:
-                return False
-            raise ClientGone(0, "the client has disconnected")
+            self._check_client()
+            return False
         if left >= 0:
             left -= len(piece)
             self._left = left
@@ -132,8 +131,7 @@ class Response:
         """The last piece, which may be empty."""
         exchange = self._exchange
         if exchange.done:
-            if not exchange.complete:
-                raise ClientGone(0, "the client has disconnected")
+            self._check_client()
             if rest:
                 raise Misuse("gave more body than its content-length announced; the rest was not sent")
         elif exchange.status:
@@ -152,6 +150,11 @@ class Response:
             return False
         exchange.begin_file(status, self._fields, file)
         return True
+
+    def _check_client(self) -> None:
+        """The exchange is done. Raises ClientGone unless it was this response that completed it."""
+        if self._exchange.gone or not self._exchange.complete:
+            raise ClientGone(0, "the client has left, or was cut off")
 
     def _started(self) -> int:
         if not self._status:
