@@ -6,8 +6,10 @@ of different kinds reach the same process is part of what it must stand.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
+import json
 import random
 import sqlite3
 import sys
@@ -20,6 +22,9 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from .support.daemon import Daemon
 
@@ -129,7 +134,8 @@ def test_another_site_cannot_write_through_a_visitors_browser(client: httpx.Clie
 
 def test_style_and_script_are_served(client: httpx.Client) -> None:
     assert client.get("/static/style.css").headers["content-type"].startswith("text/css")
-    assert "EventSource" in client.get("/static/clock.js").text
+    for script in ("clock.js", "live.js"):
+        assert "EventSource" in client.get(f"/static/{script}").text
 
 
 # the API
@@ -259,6 +265,87 @@ def test_the_clock_ticks_over_server_sent_events(client: httpx.Client) -> None:
     assert client.get("/clock").status_code == 200  # after a reader that went away, as before
 
 
+# live
+
+
+def notes_in(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """What the events of a stream of notes bring."""
+    for line in lines:
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
+def test_a_note_reaches_every_open_page_at_once(client: httpx.Client, accept: str) -> None:
+    """Also one that asks as curl does; and the notes that were written while nobody listened come first."""
+    first, second = (client.post("/api/notes", json={"title": f"early {n}"}).json()["id"] for n in range(2))
+    url, headers = f"/events?after={first - 1}", {"accept": accept}
+    with client.stream("GET", url, headers=headers) as one, client.stream("GET", url, headers=headers) as two:
+        streams = [notes_in(stream.iter_lines()) for stream in (one, two)]
+        for stream in streams:
+            assert [next(stream)["id"], next(stream)["id"]] == [first, second]
+        written = client.post("/notes", data={"title": "<late>", "text": "one\ntwo"})
+        late = int(written.headers["location"].rpartition("/")[2])
+        for stream in streams:
+            event = next(stream)
+            assert event["id"] == late
+            assert "<h2>&lt;late&gt;</h2>" in event["card"]
+            assert event["count"] == f"{client.get('/api/notes').json()['total']} notes"
+    headers = {"last-event-id": str(second), "accept": accept}  # as a browser connects again
+    with client.stream("GET", url, headers=headers) as again:
+        assert next(notes_in(again.iter_lines()))["id"] == late
+
+
+def test_many_threads_write_and_a_stream_misses_nothing(client: httpx.Client, address: str) -> None:
+    def write(number: int) -> list[int]:
+        with httpx.Client(base_url=address, timeout=20) as client:
+            return [
+                client.post("/api/notes", json={"title": f"flood {number}.{turn}"}).json()["id"]
+                for turn in range(15)
+            ]
+
+    start = client.post("/api/notes", json={"title": "flood"}).json()["id"]
+    with client.stream("GET", f"/events?after={start}") as stream, ThreadPoolExecutor(CLIENTS) as pool:
+        lines = notes_in(stream.iter_lines())
+        written = sorted(note_id for ids in pool.map(write, range(CLIENTS)) for note_id in ids)
+        assert [next(lines)["id"] for _ in written] == written
+
+
+def test_everyone_hears_what_anyone_says(client: httpx.Client, address: str) -> None:
+    url = address.replace("http", "ws") + "/ws/chat"
+    with connect(url) as one, connect(url) as two, connect(url) as three:
+        for junk in (
+            "no JSON",
+            "[]",
+            '{"name": "x"}',
+            '{"name": "x", "text": 1}',
+            '{"name": "x", "text": " "}',
+        ):
+            one.send(junk)
+        one.send(b"\x00")
+        one.send('{"name": "x", "text": "half \\ud800"}')
+        one.send(json.dumps({"name": " Ada\n", "text": "Grüße <b>"}))
+        two.send(json.dumps({"name": "", "text": "x" * 1000}))
+        for socket in (one, two, three):
+            said = sorted((json.loads(socket.recv(20)) for _ in range(2)), key=lambda line: len(line["text"]))
+            assert [(line["name"], line["text"]) for line in said] == [
+                ("Ada", "Grüße <b>"),
+                ("somebody", "x" * 500),
+            ]
+        two.close()
+        three.send('{"name": "Carol", "text": "still here?"}')
+        assert json.loads(one.recv(20))["text"] == "still here?"
+
+
+def test_another_site_cannot_join_the_chat(address: str) -> None:
+    url = address.replace("http", "ws") + "/ws/chat"
+    with connect(url, origin=Origin(address)):
+        pass
+    for foreign in ("http://evil.example", "null", address + "0"):
+        with pytest.raises(InvalidStatus, match="403"), connect(url, origin=Origin(foreign)):
+            pass
+
+
 # many at once
 
 
@@ -351,6 +438,27 @@ def test_a_failed_transaction_leaves_nothing_behind(notes: ModuleType, tmp_path:
     assert database.list_files() == []
     assert list(database.file_parts(1)) == []
     database.close()
+
+
+def test_a_room_is_heard_on_its_own_loop_only_and_drops_the_oldest(notes: ModuleType) -> None:
+    make = sys.modules["notes.room"].Room
+
+    async def listen() -> tuple[Any, list[str]]:
+        room = make(backlog=3)
+        with room.listening() as said:
+            for number in range(5):
+                await asyncio.to_thread(room.tell, str(number))
+            await asyncio.sleep(0)
+            return room, [said.get_nowait() for _ in range(said.qsize())]
+
+    async def elsewhere(room: Any) -> None:
+        with room.listening():
+            pass
+
+    room, heard = asyncio.run(listen())
+    assert heard == ["2", "3", "4"]
+    with pytest.raises(RuntimeError, match=r"workers\.async_paths"):
+        asyncio.run(elsewhere(room))
 
 
 def test_markup_escapes_and_refuses_what_it_does_not_know(notes: ModuleType) -> None:
