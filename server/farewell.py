@@ -50,7 +50,7 @@ class Refuser:
             part = "body" if phase == Phase.BODY else "head"
             self.refuse(conn, 408, f"the request's {part} did not arrive in time")
         else:
-            if phase == Phase.IDLE:
+            if phase in (Phase.IDLE, Phase.HEAD):
                 conn.goodbye()
             self._queue.close(conn)
 
