@@ -211,7 +211,9 @@ def test_trailers_out_of_order_or_forbidden(messages: list[dict[str, Any]], erro
     assert error in str(raised[0])
     assert b"b: c" not in rest
     if messages[-1]["type"] == FIELDS["type"] and "complete" not in error:
-        assert not rest.endswith(b"\r\n\r\n") or rest.startswith(b"HTTP/1.1 500 ")  # it does not look complete
+        assert not rest.endswith(b"\r\n\r\n") or rest.startswith(
+            b"HTTP/1.1 500 "
+        )  # it does not look complete
 
 
 def test_trailers_that_never_come_cut_the_response() -> None:
