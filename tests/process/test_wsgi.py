@@ -16,7 +16,7 @@ import yaml
 
 from ..support.client import RawClient, Response
 from ..support.daemon import Daemon
-from .wsgi_apps import DJANGO, FLASK
+from .wsgi_apps import DJANGO, FLASK, PROJECT
 
 DOCS = Path(__file__).parents[2] / "docs" / "frameworks.md"
 DATA = os.urandom(3 << 20)
@@ -33,7 +33,7 @@ def recommended(heading: str) -> dict[str, Any]:
 
 
 def serve(tmp_path: Path, heading: str, app: str, source: str, **config: Any) -> Daemon:
-    """A daemon with the documented configuration, apart from where it listens and what the application is called."""
+    """A daemon with the documented configuration for ``source``, which is one module and has its own settings."""
     (tmp_path / "data.bin").write_bytes(DATA)
     shown = recommended(heading)
     shown.pop("env", None)
@@ -89,6 +89,16 @@ def test_it_is_detected_and_answers(served: Daemon) -> None:
             assert (answer["message"], answer["address"]) == ("hello", "127.0.0.1")
         assert one.get("/nowhere").status == 404
         assert one.get(method="HEAD").status == 200
+
+
+@pytest.mark.parametrize("heading", ["Flask", "Django", "Django as ASGI"])
+def test_the_documented_configurations_serve_as_they_are(tmp_path: Path, heading: str) -> None:
+    for name, source in PROJECT.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    config = {**recommended(heading), "listen": ["127.0.0.1:0"]}
+    with Daemon(tmp_path, config=config) as daemon, client(daemon.wait_ready()) as one:
+        assert one.get().body == b"hello"
 
 
 def test_blocking_views_run_on_many_threads_at_once(served: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""The Flask and Django applications that `test_wsgi` serves: their source, as `demo.py` of a daemon."""
+"""The Flask and Django applications that `test_wsgi` serves: their sources."""
 
 FLASK = '''
 import hashlib, threading
@@ -186,3 +186,39 @@ urlpatterns = [
     path("error", error), path("aslow", aslow), path("astream", astream),
 ]
 '''
+
+# What `django-admin startproject` and the quickstart of Flask make, shortened, by the names in docs/frameworks.md.
+PROJECT = {
+    "mysite/__init__.py": "",
+    "mysite/settings.py": """
+SECRET_KEY = "for tests"
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "mysite.urls"
+""",
+    "mysite/urls.py": """
+from django.http import HttpResponse
+from django.urls import path
+
+urlpatterns = [path("", lambda request: HttpResponse("hello"))]
+""",
+    "mysite/wsgi.py": """
+from django.core.wsgi import get_wsgi_application
+
+application = get_wsgi_application()
+""",
+    "mysite/asgi.py": """
+from django.core.asgi import get_asgi_application
+
+application = get_asgi_application()
+""",
+    "shop.py": """
+from flask import Flask
+
+app = Flask(__name__)
+
+
+@app.get("/")
+def index():
+    return "hello"
+""",
+}
