@@ -364,9 +364,6 @@ class WebSocketCycle(PacedExchange):
             self._end = (1006, "")
             self.gone = True
         self.state = CLOSING
-        if self.worker.log is not None and self.status:
-            log, now = self.worker.log, monotonic()
-            log.add(self.conn.peer, self.request, self.status, self.body_bytes, self.since, now)
         super().cut()
 
     def released(self) -> None:

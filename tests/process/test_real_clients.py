@@ -16,6 +16,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from socket import SHUT_RDWR
 from typing import Any
 
 import httpx
@@ -241,6 +242,21 @@ def test_websockets_asyncio_talks_over_many_connections_at_once(echo: str) -> No
             return await asyncio.gather(*(talk(number) for number in range(100)))
 
     assert asyncio.run(everybody()) == [[True] * 20] * 100
+
+
+def test_a_websocket_is_one_line_of_the_access_log_however_it_ends(daemon: Daemon, echo: str) -> None:
+    with websockets_sync.connect(f"{echo}?ends=cleanly") as socket:
+        socket.send("please close")
+        with pytest.raises(ConnectionClosed):
+            socket.recv(PATIENCE)
+    with websockets_sync.connect(f"{echo}?ends=broken") as socket:
+        socket.socket.shutdown(SHUT_RDWR)
+    with websockets_sync.connect(f"{echo}?ends=last") as socket:
+        pass
+    daemon.wait_for_line("ends=last")  # lines are written in order
+    daemon.wait_for_line("ends=broken")
+    assert daemon.count(r'"GET /echo\?ends=cleanly HTTP/1.1" 101') == 1
+    assert daemon.count(r'"GET /echo\?ends=broken HTTP/1.1" 101') == 1
 
 
 def test_websockets_reconnects_to_new_code(tmp_path: Path) -> None:
