@@ -120,7 +120,7 @@ def _allow_descriptors(connections: int) -> None:
     what it opens later than its channel.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
+    wanted = 2 * connections + _OTHER_FILES  # a download holds its socket and its file
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
