@@ -57,8 +57,8 @@ _OURS: Final = frozenset(
         b"trailer",
     }
 )
-# A window of 4 KiB instead of 32: 64 KiB for each connection instead of 316, which is what the library's own servers
-# do ("Compression" in its documentation, where it is measured).
+# A window of 4 KiB instead of 32, as the library's own servers have it ("Compression" in its documentation, where it is
+# measured): with it an idle connection takes 40 KB in all (1,000 of them), with the largest it would be hundreds.
 _DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
 )
