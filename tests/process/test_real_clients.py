@@ -489,7 +489,7 @@ def test_node_websocket_talks_and_closes(echo: str, node: list[str]) -> None:
 
 def test_httpx_over_tls(secure: Daemon, certificate: Path) -> None:
     trust = ssl.create_default_context(cafile=certificate)
-    with httpx.Client(base_url=f"https://localhost:{secure.port}", timeout=20, verify=trust) as client:
+    with httpx.Client(base_url=f"https://127.0.0.1:{secure.port}", timeout=20, verify=trust) as client:
         ports = {client.get("/").json()["from"][1] for _ in range(50)}
         assert client.post("/digest", content=CONTENT).json()["sha256"] == SHA256
         assert client.get("/file").content == CONTENT
@@ -505,7 +505,7 @@ def test_httpx_over_tls(secure: Daemon, certificate: Path) -> None:
 
 def test_websockets_over_tls(secure: Daemon, certificate: Path) -> None:
     trust = ssl.create_default_context(cafile=certificate)
-    with websockets_sync.connect(f"wss://localhost:{secure.port}/echo", ssl=trust) as socket:
+    with websockets_sync.connect(f"wss://127.0.0.1:{secure.port}/echo", ssl=trust) as socket:
         for message in ("Grüße", b"\x00\xff", "x" * 200_000, CONTENT[:1_000_000]):
             socket.send(message)
             assert socket.recv(PATIENCE) == message
@@ -515,7 +515,7 @@ def test_websockets_over_tls(secure: Daemon, certificate: Path) -> None:
 
 
 def test_curl_over_tls(secure: Daemon, certificate: Path) -> None:
-    curl, url = tool("curl"), f"https://localhost:{secure.port}"
+    curl, url = tool("curl"), f"https://127.0.0.1:{secure.port}"
     done = run(curl, "-fsSv", "--cacert", str(certificate), f"{url}/file", f"{url}/file")
     assert done.stdout == CONTENT * 2
     said = done.stderr.decode()
@@ -542,7 +542,7 @@ def test_node_over_tls(secure: Daemon, certificate: Path, node: list[str]) -> No
         socket.send("over TLS");
         return [up.sha256, (await next("message")).data];
         """,
-        f"localhost:{secure.port}",
+        f"127.0.0.1:{secure.port}",
         NODE_EXTRA_CA_CERTS=str(certificate),
     )
     assert outcome == [SHA256, "over TLS"]
