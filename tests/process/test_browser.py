@@ -4,6 +4,8 @@ application are saved, and the server goes away and comes back.
 
 from __future__ import annotations
 
+import hashlib
+import random
 import shutil
 import signal
 import sys
@@ -202,6 +204,26 @@ def test_another_site_can_neither_join_the_chat_nor_read_the_notes(browser: Brow
         say(ours, "among ourselves")
         hear(ours, "among ourselves")
         assert ours.complaints == []
+
+
+def test_a_file_is_uploaded_and_fetched_again(browser: Browser, tmp_path: Path) -> None:
+    content = random.Random(5).randbytes(2_000_003)
+    (tmp_path / "größe.bin").write_bytes(content)
+    with Site(tmp_path) as site:
+        page = browser.open(f"{site.url}files")
+        loads = page.loads
+        page.attach("input[type=file]", tmp_path / "größe.bin")
+        page.click("main form button")
+        page.wait_for_load(loads)
+        assert page.text("tbody td:first-child") == "größe.bin"
+        digest = page.evaluate("""(async () => {
+            const answer = await fetch(document.querySelector("tbody a").href);
+            const data = await answer.arrayBuffer();
+            const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+            return [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+        })()""")
+        assert digest == hashlib.sha256(content).hexdigest()
+        assert page.complaints == []
 
 
 def test_the_clock_ticks(browser: Browser, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients that people use, against a real daemon, plain and over TLS: httpx, `websockets`, curl, and Node.
+"""Clients that people use, against a real daemon, in both modes, plain and over TLS: httpx, `websockets`, curl, Node.
 
 What each of them does with a connection by itself (keep-alive, `Expect: 100-continue`, attempts to upgrade,
 compression, reconnecting) is what is looked at; single bytes and bad input have tests of their own.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -111,11 +112,16 @@ CONTENT = random.Random(7).randbytes(3_000_001)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+@pytest.fixture(scope="module", params=["sync", "async"])
+def workers(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"mode": request.param, "async_paths": ["/text", "/events"]}
+
+
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(tmp_path_factory: pytest.TempPathFactory, workers: dict[str, Any]) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("clients")
     (folder / "content.bin").write_bytes(CONTENT)
-    config = {"workers": {"async_paths": ["/text", "/events"]}}
+    config = {"workers": workers}
     with Daemon(folder, app=APP, config=config, env={"FILE": str(folder / "content.bin")}) as daemon:
         yield daemon.wait_ready()
 
@@ -137,11 +143,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Daemon]:
+def secure(
+    tmp_path_factory: pytest.TempPathFactory, certificate: Path, workers: dict[str, Any]
+) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("secure")
     (folder / "content.bin").write_bytes(CONTENT)
     tls = {"cert": str(certificate), "key": str(certificate)}
-    config = {"workers": {"async_paths": ["/text", "/events"]}, "tls": tls}
+    config = {"workers": workers, "tls": tls}
     with Daemon(folder, app=APP, config=config, env={"FILE": str(folder / "content.bin")}) as daemon:
         yield daemon.wait_ready()
 
@@ -356,6 +364,27 @@ def test_curl_uploads_after_it_was_told_to_go_on(url: str, way: list[str], inter
     said = done.stderr.decode()
     assert ("< HTTP/1.1 100 Continue" in said) is interim
     assert "101 Switching" not in said
+
+
+def test_slow_curls_hold_nobody_up(url: str) -> None:
+    """Six that take a kilobyte each second, of three megabytes, and six that send as slowly; there are two threads."""
+    slow = [tool("curl"), "-sS", "--limit-rate", "1k", "-o", os.devnull]
+    commands = [[*slow, f"{url}/file"], [*slow, "-T", "-", f"{url}/digest"]] * 6
+    curls = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
+    try:
+        for curl in curls:
+            assert curl.stdin is not None
+            curl.stdin.write(b"x" * 10_000)
+            curl.stdin.flush()
+        with httpx.Client(base_url=url, timeout=20) as client:
+            for _ in range(100):
+                assert client.get("/").status_code == 200
+            assert client.post("/digest", content=CONTENT).json()["sha256"] == SHA256
+        assert [curl.poll() for curl in curls] == [None] * 12
+    finally:
+        for curl in curls:
+            curl.kill()
+            curl.communicate()
 
 
 def test_curl_uses_one_connection_for_several_urls(url: str) -> None:

@@ -307,6 +307,11 @@ class Page:
             self.command("Input.dispatchKeyEvent", type="keyDown", **key)
             self.command("Input.dispatchKeyEvent", type="keyUp", **key)
 
+    def attach(self, selector: str, path: Path) -> None:
+        """Choose a file for a field that takes one, as in the dialogue that a headless browser does not have."""
+        found = self.command("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.command("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
     def screenshot(self, path: Path) -> None:
         """What is seen now, as a PNG."""
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
