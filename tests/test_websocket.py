@@ -350,6 +350,7 @@ def test_messages_out_of_order_are_refused(caplog: pytest.LogCaptureFixture) -> 
             {"type": "websocket.accept"},
             {"type": "websocket.send"},
             {"type": "websocket.send", "bytes": 1},
+            {"type": "websocket.send", "text": b"bytes"},
             {"type": "websocket.close", "code": 1006},
             {"type": "websocket.close", "reason": "x" * 200},
         ):
@@ -361,9 +362,14 @@ def test_messages_out_of_order_are_refused(caplog: pytest.LogCaptureFixture) -> 
     with served(confused) as workers, RawWebSocket(workers.address) as ws:
         assert ws.receive_text() == "still fine"
         assert ws.receive().code == 1000
-    assert len(tried) == 10
+    assert len(tried) == 11
     assert "'websocket.send' while the WebSocket is CONNECTING" in tried[0]
     assert "never offered" in tried[3]
+    assert tried[6:9] == [
+        "websocket.send has no text, and its bytes are NoneType",
+        "websocket.send has no text, and its bytes are int",
+        "the text of websocket.send is bytes, it must be str",
+    ]
     assert not caplog.records
 
 
@@ -719,6 +725,13 @@ def test_the_client_leaves_before_it_is_accepted() -> None:
         client.sock.close()
         wait_until(lambda: len(heard) == 2)
     assert heard[0] == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+
+def test_a_client_that_is_still_sending_can_read_why_it_was_failed() -> None:
+    """A connection that is closed with bytes unread is reset, and the client may lose what was sent before."""
+    with served(Recorder(), max_message=1000) as workers, RawWebSocket(workers.address) as ws:
+        ws.send(frame(BINARY, bytes(500_000)))
+        ws.ended(1009)
 
 
 def test_flags_of_a_frame_are_checked() -> None:

@@ -67,8 +67,10 @@ class WebSocketCycle(Inbound):
             session = self.session
             assert session is not None
             text = message.get("text")
-            if text is not None:
+            if isinstance(text, str):
                 data = session.text(text)
+            elif text is not None:
+                raise ResponseError(f"the text of websocket.send is {type(text).__name__}, it must be str")
             else:
                 data = session.binary(_as_bytes(message.get("bytes")))
             self.body_bytes += len(data)
@@ -85,7 +87,7 @@ class WebSocketCycle(Inbound):
             self._refuse(kind)
         else:
             act(self, message)
-            if self.conn.out is not None and not self.done:
+            if self.state is DENYING and self.conn.out is not None:
                 await self.held_back()
 
     def _refuse(self, kind: str) -> None:
@@ -260,4 +262,4 @@ def _as_bytes(data: object) -> bytes:
     """Raises ResponseError."""
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
-    raise ResponseError(f"websocket.send has neither text nor bytes but {type(data).__name__}")
+    raise ResponseError(f"websocket.send has no text, and its bytes are {type(data).__name__}")

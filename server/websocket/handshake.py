@@ -126,7 +126,9 @@ class Handshake:
                 )
             lines.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
         for name, value in headers:
-            key = bytes(name).lower()
+            key = (
+                bytes(name).lower() if isinstance(name, (bytes, bytearray, memoryview)) else b""
+            )  # what it is else, encode_head says
             if key.startswith(b"sec-websocket-"):
                 field = key.decode("latin-1")
                 raise ResponseError(f"{field} is the server's to send; for a protocol there is `subprotocol`")

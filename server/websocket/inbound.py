@@ -69,11 +69,22 @@ class Inbound(PacedExchange):
                 self.read_on()
                 if self.outcome is not None or (session is not None and session.messages):
                     continue
-            # Woken by way of the loop, although the callback that reads could run the waiting task itself: tried, and
-            # slower, as what comes in one turn of the loop is then no longer read in one go (docs/design-notes.md).
-            waiter = self.worker.loop.create_future()
-            self._receivers.append(waiter)
+            await self._news()
+
+    async def _news(self) -> None:
+        """Wait until ``wake`` is called.
+
+        Woken by way of the loop, although the callback that reads could run the waiting task itself: tried, and slower,
+        as what comes in one turn of the loop is then no longer read in one go (docs/design-notes.md).
+        """
+        waiter = self.worker.loop.create_future()
+        self._receivers.append(waiter)
+        try:
             await waiter
+        except asyncio.CancelledError:
+            if waiter in self._receivers:
+                self._receivers.remove(waiter)
+            raise
 
     @property
     def reading(self) -> bool:
@@ -142,7 +153,7 @@ class Inbound(PacedExchange):
             return
         if self._reading and (session.full or self.conn.pending_out > HIGH_WATER):
             self._stop_reading()
-        if self._receivers:
+        if self._receivers and (session.messages or self.outcome is not None):
             resolve(self._receivers)
 
     def transmit(self, data: bytes) -> bool:
@@ -164,10 +175,10 @@ class Inbound(PacedExchange):
     def finish(self) -> None:
         """The closing handshake is complete, or the client was told why the connection failed."""
         self.state = CLOSING
-        if self.session is not None and self.session.held:
-            self.conn.inbox = (
-                b"\0"  # it may still be sending: it must be able to read our close frame before a reset
-            )
+        if self.session is not None and (self.session.held or self.session.failed):
+            # It may still be sending, and a connection that is closed with bytes unread is reset: linger, so that it
+            # can read our close frame.
+            self.conn.inbox = b"\0"
         self._completed(False)
 
     def released(self) -> None:

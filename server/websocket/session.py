@@ -29,8 +29,8 @@ from .frames import Message, binary_frame, frame_size, read_messages, text_frame
 # the second number is for those that are smaller than what is kept of them.
 MOST_BYTES: Final = 64 * 1024
 MOST_MESSAGES: Final = 256
-# What the library may take beyond ``limit``: it counts control frames between fragments against it (125 bytes, RFC
-# 6455 5.5), and would refuse a ping near the end of a large message. The messages are counted here.
+# What the library may take beyond ``limit`` while a message comes in fragments: it counts control frames between them
+# against it (125 bytes, RFC 6455 5.5), and would refuse a ping near the end of a large message. Counted here too.
 _CONTROL: Final = 125
 _UNLIMITED: Final = 1 << 62
 
@@ -40,13 +40,12 @@ _Utf8 = codecs.getincrementaldecoder("utf-8")
 class Session:
     """See the module. ``protocol`` has agreed on its extensions; ``limit``: bytes of the largest message, 0: any.
 
-    messages: what has arrived and was not taken; waiting: its size.
+    messages: what has arrived and was not taken; waiting: its size. failed: for a fault of the client.
     """
 
     __slots__ = (
         "_decoder",
         "_end",
-        "_failed",
         "_held",
         "_last",
         "_limit",
@@ -54,6 +53,7 @@ class Session:
         "_parts",
         "_plain",
         "_protocol",
+        "failed",
         "messages",
         "waiting",
     )
@@ -61,11 +61,11 @@ class Session:
     def __init__(self, protocol: ServerProtocol, limit: int) -> None:
         self._protocol = protocol
         self._limit = limit or _UNLIMITED
-        protocol.max_message_size = limit + _CONTROL if limit else None
+        protocol.max_message_size = limit or None
         self._plain = not protocol.extensions
         self._held = b""  # received and not looked at
         self._end: tuple[int, str] | None = None
-        self._failed = False  # and not closed by the client
+        self.failed = False
         self._last = b""  # the close frame of a failed connection, until the application has what came before
         self._missing = 0  # bytes of a frame whose beginning the library has
         self._parts: bytearray | None = None  # of a message whose last fragment has not come
@@ -92,7 +92,7 @@ class Session:
                 break
         self._held = data[at:]
         sent = self._written() if protocol.writes else b""
-        if self._failed and self.messages:
+        if self.failed and self.messages:
             self._last += sent
             return b""
         return self._last_words() if self._last else sent
@@ -150,7 +150,7 @@ class Session:
         except UnicodeDecodeError:
             self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8")
         if self._end is None and protocol.parser_exc is not None and protocol.close_sent is not None:
-            self._failed = True
+            self.failed = True
             self._end = (int(protocol.close_sent.code), protocol.close_sent.reason)
         return at + len(piece)
 
@@ -168,6 +168,8 @@ class Session:
                 self._put(bytes(frame.data), opcode is TEXT)
             else:
                 self._parts = bytearray()
+                if self._protocol.max_message_size is not None:
+                    self._protocol.max_message_size = self._limit + _CONTROL
                 self._decoder = _Utf8() if opcode is TEXT else None
                 self._go_on(frame.data, False)
 
@@ -177,30 +179,29 @@ class Session:
         assert parts is not None
         parts += data
         if len(parts) > self._limit:
-            self._fail(CloseCode.MESSAGE_TOO_BIG, f"over {self._limit} bytes")
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"message exceeds limit of {self._limit} bytes")
             return
         if self._decoder is not None:
             self._decoder.decode(bytes(data), fin)
         if fin:
             self._parts = None
+            if self._protocol.max_message_size is not None:
+                self._protocol.max_message_size = self._limit
             self._put(bytes(parts), self._decoder is not None)
 
     def _put(self, data: bytes, text: bool) -> None:
-        if len(data) > self._limit:
-            self._fail(CloseCode.MESSAGE_TOO_BIG, f"over {self._limit} bytes")
-        elif (
-            self._protocol.close_sent is None
-        ):  # RFC 6455 5.5.1: what comes after our close frame is not waited for
-            message = data.decode() if text else data
-            self.messages.append(message)
-            self.waiting += len(message)
+        if self._protocol.close_sent is not None:
+            return  # RFC 6455 5.5.1: what comes after our close frame is not waited for
+        message = data.decode() if text else data
+        self.messages.append(message)
+        self.waiting += len(message)
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """RFC 6455 7.1.7."""
         if not self._protocol.eof_sent:
             self._protocol.fail(code, reason)
         if self._end is None:
-            self._failed = True
+            self.failed = True
             self._end = (int(code), reason)
 
     # -- what is sent to the client ------------------------------------------------------------------------------------
