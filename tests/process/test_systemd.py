@@ -30,6 +30,7 @@ import pytest
 
 from serverd.config import ServerConfig
 
+from ..support.certificates import Authority, TlsClient
 from ..support.daemon import PATIENCE, Daemon, free_port, title, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -526,3 +527,44 @@ def test_a_restart_behind_the_socket_unit_refuses_nobody(box: Box) -> None:
         each.result(PATIENCE)  # a refused or broken connection would be raised here
     assert set(answers) == {(200, b"Hello, World!")}
     box.run("systemctl", "stop", "serverd.socket", "serverd.service")
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_https_with_a_key_that_only_root_may_read(box: Box, tmp_path: Path) -> None:
+    """docs/tls.md: LoadCredential= hands the key over; and everything that TLS needs passes the unit's sandbox."""
+    authority = Authority(tmp_path)
+    files = authority.issue("localhost", "127.0.0.1")
+    box.write("/etc/tls/cert.pem", files.cert.read_text())
+    box.write("/etc/tls/key.pem", files.key.read_text(), 0o600)
+    box.write(
+        "/etc/systemd/system/serverd@tls.service.d/tls.conf",
+        "[Service]\nLoadCredential=tls.key:/etc/tls/key.pem\n",
+    )
+    configure(
+        box,
+        "tls",
+        '"127.0.0.1:8443"',
+        "hello",
+        'tls: {cert: /etc/tls/cert.pem, key: "${CREDENTIALS_DIRECTORY}/tls.key"}',
+    )
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "start", "serverd@tls")
+
+    def group_of(curve: str) -> str:
+        context = authority.client()
+        context.set_ecdh_curve(curve)
+        try:
+            with TlsClient(("127.0.0.1", 8443), context) as conn:
+                return conn.get().body.decode()
+        except OSError as error:
+            return type(error).__name__
+
+    assert box.threads.submit(group_of, "prime256v1").result(PATIENCE) == "Hello, World!", box.journal()
+    assert (
+        box.threads.submit(group_of, "secp521r1").result(PATIENCE) == "SSLError"
+    )  # `tls_groups` works in there too
+    box.run("systemctl", "reload", "serverd@tls")
+    assert box.threads.submit(group_of, "X25519").result(PATIENCE) == "Hello, World!", box.journal()
+    box.run("systemctl", "stop", "serverd@tls")
+    assert box.show("serverd@tls", "Result", "ExecMainStatus") == ["success", "0"]
