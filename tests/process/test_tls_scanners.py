@@ -1,7 +1,7 @@
 """What scanners say of a real daemon: sslyze with Mozilla's "intermediate" profile, and testssl.sh.
 
 Nothing may be found but what is the test certificate's (nobody trusts it) or the application's (its headers, which this
-one sends). sslyze takes two seconds; testssl.sh takes one to two minutes and runs with SERVERD_TEST_SCAN=1 only.
+one sends). sslyze takes two seconds; testssl.sh takes one to two minutes and runs with SCAN_TLS=1 only.
 
     python3 -m venv ~/.cache/serverd/sslyze && ~/.cache/serverd/sslyze/bin/pip install sslyze
     apt-get install testssl.sh
@@ -40,7 +40,7 @@ async def app(scope, receive, send):
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serverd"
 SSLYZE = shutil.which("sslyze") or shutil.which("sslyze", path=CACHE / "sslyze" / "bin")
 TESTSSL = shutil.which("testssl") or shutil.which("testssl.sh")
-ASKED = "SERVERD_TEST_SCAN" in os.environ
+ASKED = "SCAN_TLS" in os.environ
 
 
 @pytest.fixture(params=["ecdsa", "rsa"])
@@ -69,7 +69,7 @@ def test_sslyze(daemon: Daemon) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(TESTSSL is None, reason="needs testssl.sh (Debian: apt-get install testssl.sh)")
-@pytest.mark.skipif(not ASKED, reason="takes two minutes: SERVERD_TEST_SCAN=1 runs it")
+@pytest.mark.skipif(not ASKED, reason="takes two minutes: SCAN_TLS=1 runs it")
 def test_testssl(daemon: Daemon, tmp_path: Path) -> None:
     assert TESTSSL is not None
     report = tmp_path / "report.json"
