@@ -1,10 +1,11 @@
-"""The FastAPI and Starlette applications that `test_frameworks` serves: their source, as `demo.py` of a daemon."""
+"""The applications that `test_frameworks` and `test_real_clients` serve: their source, as `demo.py` of a daemon."""
 
 FASTAPI = '''
 import asyncio, hashlib, os, threading
 from contextlib import asynccontextmanager
 from typing import Annotated
 
+import anyio.to_thread
 import httpx
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, UploadFile, WebSocket
 from fastapi.responses import StreamingResponse
@@ -153,6 +154,11 @@ async def events(request: Request):
     yield ServerSentEvent(data="sold")
 
 
+@app.get("/limit")
+async def limit():
+    return anyio.to_thread.current_default_thread_limiter().total_tokens
+
+
 @app.get("/sold")
 async def sold(request: Request):
     """Waits for what /events waits for as well."""
@@ -256,6 +262,83 @@ app = Starlette(
         Mount("/bare", routes=[Route("/def", plain)], middleware=[Middleware(Bare)]),
         Route("/live/events", events),
         WebSocketRoute("/live/listen", listen),
+    ],
+    lifespan=lifespan,
+)
+"""
+
+# One step of a stream is sent only when somebody asks for it by a request of its own: that it arrives shows that
+# nothing on the way collects.
+STEPWISE = """
+import asyncio, hashlib, os
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+
+VERSION = "v1"
+
+
+@asynccontextmanager
+async def lifespan(app):
+    yield {"home": asyncio.get_running_loop(), "steps": {}}
+
+
+def steps(state, name):  # on the home loop only
+    return state["steps"].setdefault(name, asyncio.Queue())
+
+
+def hello(request):
+    return JSONResponse({"version": VERSION, "from": list(request.client)})
+
+
+async def digest(request):
+    sum, size = hashlib.sha256(), 0
+    async for piece in request.stream():
+        sum.update(piece)
+        size += len(piece)
+    return JSONResponse({"sha256": sum.hexdigest(), "size": size})
+
+
+def step(request):
+    state, name = request.state, request.path_params["name"]
+    state["home"].call_soon_threadsafe(lambda: steps(state, name).put_nowait(request.query_params["say"]))
+    return PlainTextResponse("", 204)
+
+
+async def stepwise(request):
+    queue, events = steps(request.state, request.path_params["name"]), "events" in request.url.path
+
+    async def stream():
+        yield "retry: 1\\n\\n" if events else "begin\\n"
+        while (said := await queue.get()) != "end":
+            yield f"data: {said}\\n\\n" if events else f"{said}\\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream" if events else "text/plain")
+
+
+async def echo(socket):
+    offered = socket.scope["subprotocols"]
+    await socket.accept(subprotocol=offered[0] if offered else None)
+    if "version" in socket.query_params:
+        await socket.send_text(VERSION)
+    while (message := await socket.receive())["type"] == "websocket.receive":
+        if message.get("text") == "please close":
+            await socket.close(4001, "as you wish")
+            break
+        await socket.send(message | {"type": "websocket.send"})
+
+
+app = Starlette(
+    routes=[
+        Route("/", hello),
+        Route("/digest", digest, methods=["POST", "PUT"]),
+        Route("/step/{name}", step, methods=["POST"]),
+        Route("/text/{name}", stepwise),
+        Route("/events/{name}", stepwise),
+        Route("/file", lambda request: FileResponse(os.environ["FILE"])),
+        WebSocketRoute("/echo", echo),
     ],
     lifespan=lifespan,
 )
