@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 from serverd.server.websocket.frames import Message
 from serverd.server.websocket.session import MOST_MESSAGES, Session
 
-from .support.websocket import BINARY, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, close_frame, cut, frame
+from .support.websocket import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, close_frame, cut, frame
 
 LIMIT = 100_000
 
@@ -156,6 +156,38 @@ def test_what_is_wrong_fails_the_connection(code: int, frames: bytes) -> None:
         assert (opcode, int.from_bytes(payload[:2])) == (8, code)
         assert one.feed(frame(TEXT, b"more")) == b""
         assert not one.messages
+
+
+@st.composite
+def noise(draw: st.DrawFn) -> bytes:
+    """Frames that may be wrong in any way, and then perhaps no frames at all."""
+    data = b""
+    for _ in range(draw(st.integers(1, 5))):
+        opcode = draw(st.sampled_from([CONT, TEXT, BINARY, CLOSE, PING, PONG, draw(st.integers(0, 15))]))
+        flags = draw(st.sampled_from([FIN, FIN, 0, FIN | RSV1, RSV1, draw(st.integers(0, 15)) << 4]))
+        text = draw(st.text(max_size=20)).encode()
+        payload = draw(st.sampled_from([text, text[:-1], deflated(text), b"\x03\xe8" + text, bytes(200)]))
+        data += frame(
+            opcode, payload, flags=flags, mask=draw(st.sampled_from([b"abcd", b"\0\0\0\0", b"abcd", None]))
+        )
+    return data + draw(st.binary(max_size=10))
+
+
+@given(noise(), st.lists(st.integers(1, 20), max_size=5), st.booleans())
+def test_the_verdict_does_not_depend_on_how_tcp_cut(data: bytes, sizes: list[int], deflate: bool) -> None:
+    outcomes = []
+    for pieces in ([data], cut(data, [1]), cut(data, sizes)):
+        one = session(150, deflate=deflate)
+        got: list[Message] = []
+        sent = b""
+        for piece in pieces:
+            sent += one.feed(piece)
+            while one.messages:
+                got.append(one.take())
+                if not one.messages:
+                    sent += one.feed(b"")
+        outcomes.append((got, one.end, one.over, answers(sent)))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def test_what_came_before_a_fault_is_the_application_s_first() -> None:
