@@ -25,6 +25,7 @@ from .conn_queue import MakeConnection
 from .connection import Address, Server
 from .tls_connection import TlsConnection
 from .tls_groups import restrict_groups
+from .tls_names import ignore_odd_names
 
 logger = logging.getLogger("serverd.worker")
 
@@ -83,6 +84,7 @@ class _Served:
         for name in names:
             self._names.setdefault(name, context)
         if context is not self.context:
+            ignore_odd_names()
             self.context.sni_callback = self._choose
 
     def _choose(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
@@ -134,6 +136,7 @@ class TlsContexts:
         self.current = _load(tls)
         self._looking = threading.Lock()
         self._next_look = 0.0
+        self._fault = ""  # what the log has said last about the files
         self.failed = FailureLog()
 
     def connection(
@@ -153,13 +156,24 @@ class TlsContexts:
             # Before they are read: what changes after this line is a change that the next look will see.
             stamp = self._look_at_files()
             if stamp != self._stamp:
-                self._stamp = stamp
                 self.current = _load(self._tls)
+                self._stamp = stamp
+                self._fault = ""
                 logger.info("tls: the certificates have changed, and are in use from now on")
-        except BadCertificate as error:
-            logger.warning("tls.%s: %s; what was loaded before stays in use", error.role, error)
+        except (
+            BadCertificate
+        ) as error:  # tried again at the next look: the fault may be ours, too many open files
+            self._say(f"tls.{error.role}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client that has just come is served
+            self._say(f"tls: the changed files cannot be loaded: {error!r}")
         finally:
             self._looking.release()
+
+    def _say(self, fault: str) -> None:
+        """Name what is wrong with the changed files, once."""
+        if fault != self._fault:
+            self._fault = fault
+            logger.warning("%s; what was loaded before stays in use", fault)
 
     def _look_at_files(self) -> _Stamp:
         return tuple(_stamp_of(file) for file in self._files)

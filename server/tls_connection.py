@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from .connection import SINCE, Address, Connection, Phase, Server
 from .http.events import ProtocolError
+from .tls_names import distinguished_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -315,37 +316,6 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 _VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
-# The short names of RFC 4514 section 3; others are written as OpenSSL calls them.
-_ATTRIBUTES: Final = {
-    "commonName": "CN",
-    "localityName": "L",
-    "stateOrProvinceName": "ST",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "countryName": "C",
-    "streetAddress": "STREET",
-    "domainComponent": "DC",
-    "userId": "UID",
-}
-
-
-def distinguished_name(subject: tuple[tuple[tuple[str, str], ...], ...]) -> str:
-    """A subject, as ``SSLObject.getpeercert`` gives it, in the form of RFC 4514: "CN=ann,O=Shop"."""
-    parts = [
-        "+".join(f"{_ATTRIBUTES.get(name, name)}={_escaped(value)}" for name, value in part)
-        for part in subject
-    ]
-    return ",".join(reversed(parts))
-
-
-def _escaped(value: str) -> str:
-    """RFC 4514 2.4."""
-    text = "".join(f"\\{char}" if char in '"+,;<>\\' else char for char in value).replace("\0", "\\00")
-    if text.startswith((" ", "#")):
-        text = f"\\{text}"
-    if text.endswith(" ") and len(value) > 1:
-        text = f"{text[:-1]}\\ "
-    return text
 
 
 def _reason(error: ssl.SSLError) -> str:

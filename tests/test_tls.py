@@ -19,8 +19,9 @@ import pytest
 
 from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
 from serverd.server.tls import CIPHERS, TlsContexts, tls_connections
-from serverd.server.tls_connection import PIECE, distinguished_name
+from serverd.server.tls_connection import PIECE
 from serverd.server.tls_groups import restrict_groups
+from serverd.server.tls_names import distinguished_name
 
 from .support.apps import Receive, Send, echo, hello, read_body, reply
 from .support.certificates import Authority, Drip, Files, TlsClient, handshake_fails

@@ -17,7 +17,7 @@ from serverd.server import tls as tls_module
 from serverd.server.tls import FailureLog, TlsContexts
 
 from .support.apps import hello
-from .support.certificates import LONG_AGO, Authority, Files, TlsClient, replace
+from .support.certificates import LONG_AGO, Authority, Drip, Files, TlsClient, replace
 from .support.client import RawClient
 from .support.daemon import wait_until
 from .support.workers import Workers, serving
@@ -94,6 +94,18 @@ def test_an_ip_address_gets_the_default(authority: Authority) -> None:
     with https(config(authority.issue("127.0.0.1"), authority.issue("b.example"))) as served:
         with TlsClient(served.address, authority.client(), "127.0.0.1") as conn:
             assert conn.get().body == b"hello"
+
+
+def test_a_name_that_is_none(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    """Not ASCII: the handshake fails, and that is all (a warning of pytest's would fail this test)."""
+    caplog.set_level(logging.INFO)
+    with https(config(authority.issue("a.example"), authority.issue("b.example"))) as served:
+        with Drip(served.address, authority.client(), "xxxx.example") as drip:
+            drip.sock.sendall(drip.hello().replace(b"xxxx.example", b"\xff\n\x80x.example"))
+            assert drip.sock.recv(100)[:1] == b"\x15"  # an alert
+        assert shown(served, authority, "b.example") == ["b.example"]
+    (record,) = caplog.records
+    assert record.message.endswith(": callback failed")
 
 
 # -- when files change -------------------------------------------------------------------------------------------------
@@ -180,6 +192,21 @@ def test_a_client_that_was_accepted_before_the_change_gets_the_new_one(authority
         assert shown(served, authority, None) == ["new.example"]
         early.sock = authority.client().wrap_socket(early.sock, server_hostname="new.example")
         assert early.get().body == b"hello"
+
+
+def test_a_fault_of_the_machine_is_tried_again(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = authority.issue("old.example")
+    with https(config(files)) as served:
+        authority.issue("new.example", to=files)
+        with monkeypatch.context() as patch:
+            patch.setattr(tls_module, "read_pair", lambda *_: 1 / 0)
+            for _ in range(3):
+                assert shown(served, authority, None) == ["old.example"]
+        assert shown(served, authority, None) == ["new.example"]
+    (record,) = caplog.records
+    assert "ZeroDivisionError" in record.message
 
 
 def test_files_are_looked_at_once_a_second(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
