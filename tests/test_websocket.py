@@ -628,6 +628,49 @@ def test_a_drain_asks_every_client_to_come_again(by: str) -> None:
     assert codes == [1012] * 21
 
 
+def test_a_drain_waits_for_the_answer_that_is_being_made(by: str) -> None:
+    ready = asyncio.Event()
+
+    async def works(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await ready.wait()
+            await send({**message, "type": "websocket.send"})
+
+    with served(works, by) as workers, RawWebSocket(workers.address) as ws:
+        ws.send(frame(TEXT, b"one"), frame(TEXT, b"two"), frame(PING, b"both are here"))
+        assert ws.receive().opcode == PONG
+        workers.drain()
+        assert workers.pool is not None
+        workers.pool.call(_set(ready)).result(10)
+        assert [ws.receive_text(), ws.receive_text(), ws.receive().code] == ["one", "two", 1012]
+
+
+def test_a_drain_does_not_wait_for_an_application_that_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serverd.server.websocket.cycle.QUIET", 0.1)
+    ended: list[str] = []
+
+    async def feeds(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "news"})
+                await asyncio.sleep(0.01)
+        except OSError as exc:
+            ended.append(str(exc))
+            raise
+
+    with served(feeds) as workers, RawWebSocket(workers.address) as ws:
+        assert ws.receive_text() == "news"
+        workers.drain()
+        while (got := ws.receive()).opcode == TEXT:
+            pass
+        assert got.code == 1012
+        wait_until(lambda: ended)
+
+
 def test_log_and_events(by: str) -> None:
     events: list[LifecycleEvent] = []
     with served(Recorder(), by, collector=_Collector(events)) as workers:

@@ -27,6 +27,9 @@ from .session import Session
 
 # How long a client may take to answer our close frame with its own, in seconds; the library's own servers wait 10 s.
 CLOSE_TIMEOUT: Final = 5.0
+# How long a drain waits for the application to come back for the next message, in seconds. One that sends on its own
+# account may never do so, and every reload would wait for it.
+QUIET: Final = 1.0
 
 
 class WebSocketCycle(Inbound):
@@ -38,7 +41,7 @@ class WebSocketCycle(Inbound):
         super().__init__(worker, conn, request, body)
         self._handshake: Handshake | None = None
         self._denial: tuple[int, Any] | None = None  # websocket.http.response.start, until its first body
-        self._deadline: asyncio.TimerHandle | None = None  # of the closing handshake
+        self._deadline: asyncio.TimerHandle | None = None  # of the closing handshake, or of a drain before it
 
     def shake_hands(self) -> bool:
         """Check the handshake, before the application is called. False: it was refused, and the exchange is done."""
@@ -163,6 +166,10 @@ class WebSocketCycle(Inbound):
         assert session is not None
         data = session.close(code, reason)
         self.state = CLOSING
+        self.ending = False
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         if self.beats is not None:
             self.beats.stop()
         if not self.transmit(data):
@@ -200,8 +207,22 @@ class WebSocketCycle(Inbound):
         return ""
 
     def drain(self) -> None:
-        """This child is to end: the client is asked to connect again (1012, service restart)."""
-        if self.state is OPEN and not self.done:
+        """This child is to end: the client is asked to connect again (1012, service restart).
+
+        That is when the application waits for the next message, so that none is left without its answer; or after
+        ``QUIET`` seconds. No more is read until then.
+        """
+        if self.state is OPEN and not self.done and not self.ending:
+            self.ending = True
+            self.stop_reading()
+            if self.waited_for:
+                self.end_now()
+            else:
+                self._deadline = self.worker.loop.call_later(QUIET, self.end_now)
+
+    def end_now(self) -> None:
+        """See ``drain``."""
+        if self.state is OPEN:
             self.outcome = (1012, "service restart")
             self.gone = True
             self._start_closing(1012, "service restart")

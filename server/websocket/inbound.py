@@ -36,13 +36,16 @@ CLOSING: Final = "CLOSING"  # our close frame is sent, or the client's has come;
 class Inbound(PacedExchange):
     """See the module. ``outcome``: code and reason for ``websocket.disconnect``, once they are known."""
 
-    __slots__ = ("_connected", "_reading", "_receivers", "beats", "outcome", "session", "state")
+    __slots__ = ("_connected", "_reading", "_receivers", "beats", "ending", "outcome", "session", "state")
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
         self.state = CONNECTING
         self.session: Session | None = None  # once the WebSocket is open
         self.outcome: tuple[int, str] | None = None
+        self.ending = (
+            False  # it is to be closed as soon as the application waits for more; nothing more is read
+        )
         self.beats: KeepAlive | None = None
         self._connected = False  # websocket.connect was given out
         self._reading = False
@@ -69,7 +72,10 @@ class Inbound(PacedExchange):
                 self.read_on()
                 if self.outcome is not None or (session is not None and session.messages):
                     continue
-            await self._news()
+            if self.ending:
+                self.end_now()
+            else:
+                await self._news()
 
     async def _news(self) -> None:
         """Wait until ``wake`` is called.
@@ -95,12 +101,21 @@ class Inbound(PacedExchange):
         """Let whoever waits in ``receive`` look again."""
         resolve(self._receivers)
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether the application waits in ``receive``."""
+        return bool(self._receivers)
+
+    def end_now(self) -> None:
+        """What ``ending`` announced. It sets ``outcome``."""
+        raise NotImplementedError
+
     def read_on(self) -> None:
         """Take what was held back, and wait for more if there is room for it."""
         session = self.session
         if session is not None and session.held and not session.full:
             self.feed(b"")
-        if self.done or self._reading or self.conn.pending_out > HIGH_WATER:
+        if self.done or self.ending or self._reading or self.conn.pending_out > HIGH_WATER:
             return
         if session.full if session is not None else len(self.conn.inbox) >= _AHEAD:
             return
@@ -113,7 +128,8 @@ class Inbound(PacedExchange):
         if self.session is not None and not self._reading and not self.done:
             self.read_on()
 
-    def _stop_reading(self) -> None:
+    def stop_reading(self) -> None:
+        """Leave what comes to TCP."""
         if self._reading:
             self._reading = False
             self.worker.watcher.remove_reader(self.conn.fd)
@@ -135,7 +151,7 @@ class Inbound(PacedExchange):
         else:
             conn.inbox += data
             if len(conn.inbox) >= _AHEAD:
-                self._stop_reading()
+                self.stop_reading()
 
     def feed(self, data: bytes) -> None:
         """Let the session have what came, send what it answers, and see whether that was the end."""
@@ -152,7 +168,7 @@ class Inbound(PacedExchange):
             self.finish()
             return
         if self._reading and (session.full or self.conn.pending_out > HIGH_WATER):
-            self._stop_reading()
+            self.stop_reading()
         if self._receivers and (session.messages or self.outcome is not None):
             resolve(self._receivers)
 
@@ -187,5 +203,5 @@ class Inbound(PacedExchange):
         if self.beats is not None:
             self.beats.stop()
             self.beats = None
-        self._stop_reading()
+        self.stop_reading()
         resolve(self._receivers)
