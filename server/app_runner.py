@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .app_loader import ASGIApp, WSGIApp, no_asgi
 from .asgi.cycle import Cycle
+from .asgi.event_stream import EventStream
 from .asgi.run_sync import call_blocking
 from .asgi.scope import ScopeBuilder
 from .blocking import BlockingExchange
@@ -27,7 +28,7 @@ from .connection import Connection
 from .exchange import ClientGone, Exchange, Host
 from .http.events import RequestReceived
 from .http.response import ResponseError
-from .routes import WEBSOCKET
+from .routes import WEBSOCKET, is_event_source
 from .sync_app import RawRequest, SyncApp
 from .websocket import WebSocketCycle
 
@@ -75,6 +76,8 @@ class AppRunner:
     def _start_any(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
         """On the home loop, where WebSockets come too."""
         if request.route != WEBSOCKET:
+            if is_event_source(request):
+                return self._start_event_stream(conn, request, body)
             return self._start_http(conn, request, body)
         websocket = WebSocketCycle(self._worker, conn, request, body)
         try:
@@ -84,6 +87,16 @@ class AppRunner:
         except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
             self._finish(websocket, exc)
         return websocket
+
+    def _start_event_stream(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
+        stream = EventStream(self._worker, conn, request, body)
+        try:
+            coro = self._app(self.scopes.build(conn, request), stream.receive, stream.send)
+            if (task := self._step(stream, coro)) is not None:
+                stream.task = task
+        except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
+            self._finish(stream, exc)
+        return stream
 
     def _start_http(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange:
         worker = self._worker
@@ -107,15 +120,16 @@ class AppRunner:
             self.current = None
         return cycle
 
-    def _step(self, exchange: Exchange, coro: Any) -> None:
-        """As the end of ``_start_http``, which has it written out for its speed."""
+    def _step(self, exchange: Exchange, coro: Any) -> asyncio.Task[Any] | None:
+        """As the end of ``_start_http``, which has it written out for its speed. The task, if it waits."""
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._worker.loop, eager_start=True)
         if task.done():
             self._finish(exchange, None if task.cancelled() else task.exception())
-        else:
-            exchange.waited = True
-            self.pending[task] = exchange
-            task.add_done_callback(self._task_done)
+            return None
+        exchange.waited = True
+        self.pending[task] = exchange
+        task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         cycle = self.pending.pop(task)

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..config import ServerConfig
 from .access_log import WorkerLog
@@ -27,16 +27,13 @@ from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector, recorder
 from .loop_queue import LoopQueue
 from .loop_watcher import LoopWatcher
-from .routes import is_event_source, router
+from .routes import router
 from .serving import Serving
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
 
 logger = logging.getLogger("serverd.worker")
-
-# How long an application may take to notice that its event stream was ended, in seconds, until it is cancelled.
-_NOTICE: Final = 1.0
 
 # The number of the home loop among the workers, in logs and events.
 HOME = -1
@@ -137,13 +134,4 @@ class Home(Serving):
             except Exception:
                 logger.exception("connection %d: internal error in draining; it is cut", exchange.conn.id)
                 exchange.cut()
-        self.loop.call_later(_NOTICE, self._release_ended)
         self.queue.notice()
-
-    def _release_ended(self) -> None:
-        """Cancel what goes on for event streams that were ended. Who waits for the next event hears nothing of the end:
-        Starlette, from ASGI 2.4 on, learns from ``send`` alone that a client has left."""
-        for task, exchange in list(self._runner.pending.items()):
-            if exchange.done and exchange.gone and is_event_source(exchange.request):
-                task.cancel()
-        self.loop.call_later(_NOTICE, self._release_ended)  # streams that began meanwhile were ended at once

@@ -154,6 +154,44 @@ def test_a_drain_ends_what_a_browser_opens_again_and_leaves_all_else_to_finish(b
         wait_until(lambda: served.is_idle() and not served.queue.open)
 
 
+@pytest.mark.parametrize("by", ["threads", "asyncio", "uvloop"])
+def test_a_browser_that_leaves_is_noticed_although_the_application_only_waits(by: str) -> None:
+    ended: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: hello\n\n", "more_body": True})
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(scope["method"])
+
+    with serving(app, config=BASE, home=True, by=by) as served:
+        stays = open_stream(served)
+        leaves = [open_stream(served) for _ in range(20)]
+        reads_on = open_stream(served, "POST")
+        reads_on.half_close()
+        assert served.queue.open == 22
+        for client in leaves:
+            client.sock.close()
+        wait_until(lambda: served.queue.open == 2)
+        wait_until(lambda: ended == ["GET"] * 20)  # cancelled, as nothing else tells it
+        stays.sock.close()
+        wait_until(lambda: len(ended) == 21)
+        reads_on.sock.close()
+    assert ended == ["GET"] * 21 + ["POST"]
+
+
+def test_a_client_of_an_event_stream_may_send_ahead() -> None:
+    app = Streams()
+    with serving(app, config=BASE, by="asyncio") as served, served.connect() as client:
+        client.send(f"GET /finite HTTP/1.1\r\nHost: x\r\n{EVENTS_HEADERS}\r\n".encode())
+        client.until(b"data: hello\n\n\r\n")
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.until(b"0\r\n\r\n")
+        assert client.response().body == b"serverd-home"
+
+
 def test_a_stream_that_begins_while_draining_is_ended_at_once() -> None:
     app = Streams()
     with serving(app, config=BASE, threads=1, home=True) as served, served.connect() as client:

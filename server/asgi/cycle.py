@@ -23,7 +23,6 @@ from ..file_range import FileRange, FileShrank
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
 from ..paced import PacedExchange, resolve
-from ..routes import is_event_source
 
 Message = dict[str, Any]
 
@@ -72,11 +71,15 @@ class Cycle(PacedExchange):
             elif piece or self.conn.request is None:
                 return {"type": "http.request", "body": piece, "more_body": self.conn.request is not None}
         while not self.done and not self.gone:
-            if len(self.conn.inbox) < _AHEAD:
+            if not self.is_far_ahead():
                 self._look_ahead()
             if not self.done and not self.gone:
-                await self._readable(0, watch=len(self.conn.inbox) < _AHEAD)
+                await self._readable(0, watch=not self.is_far_ahead())
         return {"type": _DISCONNECT}
+
+    def is_far_ahead(self) -> bool:
+        """Whether so many bytes of further requests are here that no more are read."""
+        return len(self.conn.inbox) >= _AHEAD
 
     def _more_body(self) -> bytes | None:
         """Decoded body bytes that have arrived; None when there are none now."""
@@ -167,8 +170,6 @@ class Cycle(PacedExchange):
             elif head is not None:
                 self._head = None
                 self.begin(head[0], head[1], body, more)
-                if more and self.worker.draining:
-                    self.drain()
             elif self.framer is not None:
                 self._stream(body, more)
             else:
@@ -279,22 +280,6 @@ class Cycle(PacedExchange):
         links = [(b"link", link) for link in message["links"]]
         if links and not self.status and self.request.version == "1.1":
             self.interim(103, links)
-
-    def drain(self) -> None:
-        """End the event stream of a browser, which connects again by itself; all else has until the deadline."""
-        if self.done or not is_event_source(self.request):
-            return
-        try:
-            if self._head is not None:
-                self.gone = True
-                self.begin(self._head[0], self._head[1], b"", False)
-            elif self.framer is not None:
-                self.gone = True
-                # On the same connection it would come to this child again.
-                self.framer.keep_alive = False
-                self.go_on(b"", False)
-        except ResponseError, ClientGone:
-            self.cut()
 
     def released(self) -> None:
         """Before the connection goes: no watcher of this loop stays on its descriptor, nobody goes on waiting."""
