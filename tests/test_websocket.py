@@ -589,8 +589,10 @@ def test_whoever_talks_is_not_pinged_and_zero_switches_it_off() -> None:
     with served(Recorder(), ping_interval=0.2) as workers, RawWebSocket(workers.address) as ws:
         until = time.monotonic() + 0.6
         while time.monotonic() < until:
+            said = time.monotonic()
             ws.text("talk")
-            assert ws.receive().opcode == TEXT
+            while ws.receive().opcode == PING:  # on a machine that stands still for so long
+                assert time.monotonic() - said >= 0.2
     with served(Recorder(), ping_interval=0.0) as workers, RawWebSocket(workers.address) as ws:
         ws.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
