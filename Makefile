@@ -1,7 +1,7 @@
 # The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench clean
+.PHONY: help run test lint format bench autobahn scan clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # What is appended to the command, as in: make test ARGS="-k drain"
@@ -40,6 +40,13 @@ format: ## put the code into its one form
 bench: ## measure serverd, uvicorn and the raw limit on the same cores
 	@tools/bootstrap bench
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
+
+autobahn: ## run the Autobahn TestSuite, 517 cases of WebSocket (ten minutes)
+	@tests/autobahn/run $(ARGS)
+
+scan: ## let TLS scanners look at a daemon (five minutes; needs testssl.sh)
+	@tools/bootstrap dev
+	@SCAN_TLS=1 exec $(BIN)/pytest tests/process/test_tls_scanners.py $(ARGS)
 
 clean: ## remove .venv and what the tools leave (the interpreter in your cache stays)
 	rm -rf .venv .venv.lock build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
