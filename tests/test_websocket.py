@@ -204,6 +204,21 @@ def test_a_wrong_handshake_is_answered_without_the_application(
     assert not app.scopes
 
 
+def test_a_client_that_errs_before_it_has_the_answer(by: str, caplog: pytest.LogCaptureFixture) -> None:
+    with served(Recorder(), by) as workers:
+        for early in (
+            frame(3) + b"more",
+            close_frame() + b"more",
+            frame(TEXT, b"x") + close_frame() + b"more",
+        ):
+            with RawWebSocket(workers.address, behind=early) as ws:
+                while ws.receive().opcode != CLOSE:
+                    pass
+                assert ws.client.closed()
+            wait_until(workers.is_idle)
+    assert not caplog.records
+
+
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 

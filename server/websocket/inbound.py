@@ -112,6 +112,8 @@ class Inbound(PacedExchange):
 
     def read_on(self) -> None:
         """Take what was held back, and wait for more if there is room for it."""
+        if self.done:
+            return
         session = self.session
         if session is not None and session.held and not session.full:
             self.feed(b"")
