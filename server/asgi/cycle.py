@@ -284,8 +284,8 @@ class Cycle(PacedExchange):
     def released(self) -> None:
         """Before the connection goes: no watcher of this loop stays on its descriptor, nobody goes on waiting."""
         super().released()
-        if self._reading:
-            self.worker.watcher.remove_reader(self.conn.fd)
+        # Also when nobody is in `_reading`: who was woken in this turn of the loop has not taken its reader back yet.
+        self.worker.watcher.remove_reader(self.conn.fd)
         resolve(self._reading)
 
 

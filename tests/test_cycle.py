@@ -1,0 +1,68 @@
+"""How an ASGI exchange lets go of its connection: nothing of it stays behind on the descriptor, which is used again."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .support.apps import Receive, Send
+from .support.daemon import wait_until
+from .support.workers import ENGINES, engine, serving
+
+
+@pytest.fixture(params=ENGINES, autouse=True)
+def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    with engine(request.param):
+        yield
+
+
+class Meeting:
+    """``/<n>``: one task waits in ``receive``, and ``n`` turns of the loop after the client was heard of another one
+    completes the response. ``/wait`` waits for its client to leave."""
+
+    def __init__(self) -> None:
+        self.listens = threading.Event()
+        self.left = 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        if scope["path"] == "/wait":
+            await receive()
+            self.left += 1
+            return
+        listener = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        self.listens.set()
+        heard = select.poll()
+        heard.register(receive.__self__.conn.fd, select.POLLIN)  # type: ignore[attr-defined]
+        assert heard.poll(10_000)
+        for _ in range(int(scope["path"][1:])):
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"last"})
+        await listener
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_response_that_ends_as_its_client_is_heard_of_leaves_no_watcher(turns: int) -> None:
+    app = Meeting()
+    with serving(app, threads=1) as served:
+        for _ in range(3):
+            app.listens.clear()
+            with served.connect() as client:
+                client.send(f"GET /{turns} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                client.until(b"first\r\n")
+                assert app.listens.wait(10)
+                client.half_close()
+                client.rest()
+            before = app.left
+            with served.connect() as client:  # most probably the same descriptor
+                client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.until(b"first\r\n")
+            wait_until(lambda before=before: app.left > before, "http.disconnect", 5)  # type: ignore[misc]
