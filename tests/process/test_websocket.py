@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +19,21 @@ from websockets.exceptions import ConnectionClosed
 
 from ..support.client import RawClient
 from ..support.daemon import Daemon, wait_until
-from ..support.websocket import CLOSE, RawWebSocket, close_frame, handshake
+from ..support.websocket import (
+    BINARY,
+    CLOSE,
+    CONT,
+    FIN,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    RawWebSocket,
+    close_frame,
+    cut,
+    frame,
+    handshake,
+)
 
 # Answers each message with the number of its process; says on standard output how each connection ended.
 ECHO = """
@@ -32,7 +49,7 @@ async def app(scope, receive, send):
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": f"{os.getpid()} {message['text']}"})
+        await send({"type": "websocket.send", "text": f"{os.getpid()} {message.get('text')}"})
     print(f"ended with {message['code']}", flush=True)
 """
 
@@ -161,6 +178,46 @@ def test_clients_that_are_killed_leave_nothing_behind(tmp_path: Path, mode: str)
         wait_until(lambda: daemon.count("ended with 1006") == 20)
         wait_until(lambda: len(os.listdir(f"/proc/{worker}/fd")) <= before)
         assert daemon.count("Traceback") == 0
+
+
+def noise(chance: random.Random) -> bytes:
+    """A handshake, perhaps not all of it, and frames that may be wrong in any way."""
+    offer = chance.choice(["permessage-deflate", "x"])
+    data = handshake(sec_websocket_extensions=offer)
+    if chance.random() < 0.1:
+        return data[: chance.randrange(len(data))]
+    for _ in range(chance.randrange(12)):
+        opcode = chance.choice([CONT, TEXT, TEXT, BINARY, CLOSE, PING, PONG, chance.randrange(16)])
+        flags = chance.choice([FIN, FIN, FIN, 0, FIN | RSV1, chance.randrange(16) << 4])
+        size = chance.choice([0, 1, 5, 125, 126, 3000, 6000])
+        payload = chance.choice([chance.randbytes(size), b"text" * (size // 4)])
+        data += frame(opcode, payload, flags=flags, mask=chance.choice([b"abcd", b"abcd", b"abcd", None]))
+    return data
+
+
+@both_modes
+def test_clients_that_send_anything_and_leave_in_any_way(tmp_path: Path, mode: str) -> None:
+    chance = random.Random(6455)
+    options = {"max_message": "5000B", "ping_interval": "50ms", "ping_timeout": "200ms"}
+    with daemon_of(tmp_path, mode, websocket=options, timeouts={"write": "500ms"}) as daemon:
+        (worker,) = daemon.workers()
+        before = len(os.listdir(f"/proc/{worker}/fd"))
+        for _ in range(200):
+            with RawClient(("127.0.0.1", daemon.port)) as client, contextlib.suppress(OSError):
+                for piece in cut(noise(chance), [chance.choice([1, 7, 100, 5000, 100_000])]):
+                    client.send(piece)
+                if chance.random() < 0.3:
+                    client.sock.shutdown(socket.SHUT_WR)
+                if chance.random() < 0.3:
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with RawWebSocket(("127.0.0.1", daemon.port)) as ws:
+            ws.text("still there?")
+            while (got := ws.receive()).opcode == PING:
+                pass
+            assert got.payload.endswith(b"still there?")
+        wait_until(lambda: len(os.listdir(f"/proc/{worker}/fd")) <= before)
+        assert daemon.workers() == [worker]
+        assert daemon.count("Traceback| error ") == 0
 
 
 @both_modes
