@@ -10,6 +10,7 @@ Belongs to the thread of its loop.
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,7 +26,7 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class LoopWatcher:
-    """See the module. ``close`` it before its loop is closed."""
+    """See the module. ``close`` it before its loop is closed; then nothing is watched, and adding raises OSError."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -51,11 +52,15 @@ class LoopWatcher:
         return self._remove(self._writers, fd)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Watch nothing any more. Tasks that are cancelled after that take back what they had added: that is nothing."""
         self._loop.remove_reader(self._epoll.fileno())
+        self._readers.clear()
+        self._writers.clear()
         self._epoll.close()
 
     def _add(self, calls: dict[int, _Call], fd: int, call: _Call) -> None:
+        if self._epoll.closed:
+            raise OSError(errno.EBADF, "the event loop is about to end, and waits for no client any more")
         known = calls.get(fd)
         if known is None:
             watched = fd in self._readers or fd in self._writers

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from .support.apps import Receive, Send
+from .support.client import RawClient
 from .support.daemon import wait_until
 from .support.workers import ENGINES, engine, serving
 
@@ -66,3 +67,28 @@ def test_a_response_that_ends_as_its_client_is_heard_of_leaves_no_watcher(turns:
                 client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
                 client.until(b"first\r\n")
             wait_until(lambda before=before: app.left > before, "http.disconnect", 5)  # type: ignore[misc]
+
+
+def test_a_stream_that_begins_while_draining_ends_whole_though_its_client_is_slow() -> None:
+    """What the kernel did not take goes out with the connection, which is no longer the stream's to watch."""
+    piece = bytes(range(256)) * 40_000
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        with pytest.raises(OSError):
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+
+    with serving(app, home=True) as served:
+        served.drain()
+        for _ in range(3):
+            client = RawClient(served.address, receive_buffer=4096)
+            with client:
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+                assert client.response().body == piece
+                assert client.closed()
+        wait_until(served.is_idle)
+        assert served.pool is not None
+        home = served.pool._home
+        assert home is not None
+        assert not home.watcher._writers

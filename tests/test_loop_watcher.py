@@ -125,3 +125,17 @@ def test_a_descriptor_that_is_none_is_refused_and_forgotten() -> None:
         assert not watcher.remove_reader(number)
 
     run(body)
+
+
+def test_after_close_nothing_is_watched_and_taking_back_is_no_error() -> None:
+    async def body(watcher: LoopWatcher, ours: socket.socket, theirs: socket.socket) -> None:
+        last = LoopWatcher(asyncio.get_running_loop())
+        last.add_reader(ours.fileno(), print)
+        last.add_writer(ours.fileno(), print)
+        last.close()
+        assert not last.remove_reader(ours.fileno())
+        assert not last.remove_writer(ours.fileno())
+        with pytest.raises(OSError, match="about to end"):
+            last.add_reader(ours.fileno(), print)
+
+    run(body)

@@ -174,7 +174,7 @@ class Cycle(PacedExchange):
                 self._stream(body, more)
             else:
                 raise RuntimeError("http.response.body came before http.response.start")
-            if more and self.conn.out is not None:
+            if more and self.conn.out is not None and not self.done:  # done: a drain has ended the stream
                 await self.held_back()
         elif kind == "http.response.start":
             if self._head is not None or self.status:
