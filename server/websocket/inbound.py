@@ -43,9 +43,7 @@ class Inbound(PacedExchange):
         self.state = CONNECTING
         self.session: Session | None = None  # once the WebSocket is open
         self.outcome: tuple[int, str] | None = None
-        self.ending = (
-            False  # it is to be closed as soon as the application waits for more; nothing more is read
-        )
+        self.ending = False  # nothing more is read, and it closes when the application waits for more
         self.beats: KeepAlive | None = None
         self._connected = False  # websocket.connect was given out
         self._reading = False
@@ -127,7 +125,8 @@ class Inbound(PacedExchange):
     def has_room(self) -> None:
         """The client has read: who sends may go on, and what it sends is read again."""
         super().has_room()
-        if self.session is not None and not self._reading and not self.done:
+        session = self.session
+        if session is not None and not session.failing and not self._reading and not self.done:
             self.read_on()
 
     def stop_reading(self) -> None:
