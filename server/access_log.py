@@ -177,7 +177,7 @@ class AccessLog:
         self.flush()
 
     def for_worker(self) -> WorkerLog:
-        """A log for one more worker. Main thread, before the worker starts."""
+        """A log for one more worker, before it starts. Any thread: one append to a list that is never shortened."""
         log = WorkerLog(self._form, self._process, self._wanted.set)
         self._workers.append(log)
         return log

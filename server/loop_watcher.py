@@ -26,7 +26,7 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class LoopWatcher:
-    """See the module. ``close`` it before its loop is closed; then nothing is watched, and adding raises OSError."""
+    """See the module. ``close`` it before its loop; nothing is watched from then on, and adding raises OSError."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -52,7 +52,7 @@ class LoopWatcher:
         return self._remove(self._writers, fd)
 
     def close(self) -> None:
-        """Watch nothing any more. Tasks that are cancelled after that take back what they had added: that is nothing."""
+        """Watch nothing any more. What is taken back later, by cancelled tasks, is gone already."""
         self._loop.remove_reader(self._epoll.fileno())
         self._readers.clear()
         self._writers.clear()

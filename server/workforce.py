@@ -28,7 +28,8 @@ MOST_RELIEVED: Final = 256
 
 
 class Workforce:
-    """See the module. ``state``: the lifespan's; ``new_log`` makes the log of one more worker."""
+    """See the module. ``state``: the lifespan's; ``new_log``, called by any thread, makes the log of one more
+    worker."""
 
     def __init__(
         self,
@@ -52,7 +53,8 @@ class Workforce:
         self._logs_of_ended: list[WorkerLog | None] = []
 
     def start(self) -> int:
-        """Start the home loop's part and every thread; the number of threads. Raises OSError."""
+        """Start the home loop's part and every thread; the number of threads. Raises OSError, and RuntimeError when the
+        machine has no thread left."""
         config = self._config
         if self._app.interface == "asgi":
             log = self._new_log()
@@ -125,8 +127,12 @@ class Workforce:
             worker.set_lifespan_state(self._state)
         # A daemon: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
         thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no thread left
+            self._logs_of_ended.append(worker.log)
+            raise
         self._workers[worker] = thread
-        thread.start()
         return worker
 
     def _relieve(self, worker: SyncWorker) -> bool:
@@ -137,11 +143,12 @@ class Workforce:
                 return False
             try:
                 stand_in = self._start_one(worker.worker_id)
-            except RuntimeError, OSError:  # no thread, or no descriptors: then this one has to do without
+            except RuntimeError:  # then this one has to do without
                 return False
             stand_in.started.wait()
-            if stand_in.failure is not None:
+            if stand_in.failure is not None:  # no descriptors for its loop
                 del self._workers[stand_in]
+                self._logs_of_ended.append(stand_in.log)
                 return False
             self._held += 1
             if worker.draining:

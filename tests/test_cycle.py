@@ -76,7 +76,7 @@ def test_a_stream_that_begins_while_draining_ends_whole_though_its_client_is_slo
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": piece, "more_body": True})
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="disconnected"):
             await send({"type": "http.response.body", "body": b"more", "more_body": True})
 
     with serving(app, home=True) as served:
