@@ -215,12 +215,20 @@ def _report(cycle: Exchange, what: str, exc: BaseException | None = None) -> Non
     errors.error("%s %s: the application %s", request.method, path, what, exc_info=exc)
     if isinstance(exc, ResponseError):
         errors.error("%s %s: its response was refused: %s", request.method, path, exc)
-    if isinstance(exc, RuntimeError) and _OTHER_LOOP.search(str(exc)) and not _advised.is_set():
+    if isinstance(exc, RuntimeError) and _OTHER_LOOP.search(_words(exc)) and not _advised.is_set():
         _advised.set()
         errors.error(
             "an object of one event loop was used in another: each worker thread has a loop of its own. Set "
             "workers.mode: async for one shared loop, or create such clients per request, or in each thread"
         )
+
+
+def _words(exc: BaseException) -> str:
+    """What the exception says; an application's may fail at that too."""
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - the log says "<exception str() failed>"
+        return ""
 
 
 def describe(exchange: Exchange, now: float) -> str:

@@ -122,7 +122,12 @@ class Home(Serving):
         arrived = self._arrived
         while arrived:
             conn, request, body = arrived.popleft()
-            exchange = self._runner.start(conn, request, body)
+            try:
+                exchange = self._runner.start(conn, request, body)
+            except Exception:
+                logger.exception("connection %d: internal error; it is closed", conn.id)
+                self.queue.close(conn)
+                continue
             if exchange.owns:
                 exchange.owns = False
                 self.go_on(conn)
