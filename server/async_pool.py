@@ -2,7 +2,7 @@
 and what of its requests is long (see ``home``).
 
 Promises: the loop runs from ``start`` to ``stop``, so a background task that the lifespan made lives as long as the
-child. Refuses: to end because a task of the application raised SystemExit.
+child. Refuses: to end because a task of the application raised SystemExit, or because a system call failed once.
 
 Threads: ``start``, ``serve``, ``drain`` and ``stop`` belong to the child's main thread; ``call`` and ``take`` may
 be used from any other thread than the loop's.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import ServerConfig
 from .access_log import WorkerLog
-from .conn_queue import ConnectionQueue
+from .conn_queue import ConnectionQueue, rest_after
 from .connection import Connection
 from .exchange import Exchange
 from .home import Home
@@ -44,15 +44,18 @@ class AsyncPool:
     def __init__(self, loop: str = "asyncio") -> None:
         self._runner = asyncio.Runner(loop_factory=_loop_factory(loop))
         self._over = False
-        self._running = threading.Event()
+        self._running = threading.Event()  # or it cannot run, and `_failure` says why
+        self._failure: Exception | None = None
         self._home: Home | None = None
         # A daemon: a lifespan that never ends must not keep the child from exiting.
         self._thread = threading.Thread(target=self._run, name="serverd-home", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns when the loop runs."""
+        """Start the thread; returns when the loop runs. Raises OSError when there are no descriptors for it."""
         self._thread.start()
         self._running.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def call[T](self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run ``coro`` in the home loop."""
@@ -110,8 +113,13 @@ class AsyncPool:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        with self._runner as runner:
-            loop = runner.get_loop()
+        try:
+            loop = self._runner.get_loop()
+        except Exception as exc:  # noqa: BLE001 - it is raised in the thread that waits for this one
+            self._failure = exc
+            self._running.set()
+            return
+        with self._runner:
             loop.call_soon(self._running.set)
             while not self._over:
                 try:
@@ -119,6 +127,9 @@ class AsyncPool:
                 except SystemExit, KeyboardInterrupt:
                     # asyncio passes these on after it gave them to their task.
                     logger.warning("a task of the application raised SystemExit in the home loop; it goes on")
+                except OSError as exc:
+                    # Of its epoll_wait: what a callback raises goes to the loop's exception handler.
+                    rest_after(exc)
             if self._home is not None:
                 self._home.close()
 

@@ -115,7 +115,7 @@ class ConnectionQueue:
             try:
                 events = self._epoll.poll(timeout, 1)
             except OSError as exc:
-                _rest_after(exc)
+                rest_after(exc)
                 return None
             if not events:
                 return None
@@ -349,7 +349,7 @@ def _is_idle(conn: Connection, since: float) -> bool:
     return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE) and conn.numbers[SINCE] <= since
 
 
-def _rest_after(exc: OSError) -> None:
+def rest_after(exc: OSError) -> None:
     """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
     logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
     sleep(_PAUSE)

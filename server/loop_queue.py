@@ -16,7 +16,7 @@ import threading
 from time import monotonic
 from typing import Final
 
-from .conn_queue import ConnectionQueue, _rest_after
+from .conn_queue import ConnectionQueue, rest_after
 from .connection import AT_ONCE, INTEREST, SINCE, Connection
 
 _ONESHOT: Final = 0x40000000
@@ -36,7 +36,7 @@ class LoopQueue(ConnectionQueue):
         try:
             events = self._epoll.poll(0, BATCH)
         except OSError as exc:
-            _rest_after(exc)
+            rest_after(exc)
             return []
         found: list[Connection] = []
         for fd, _ in events:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from ..config import ServerConfig
 from .access_log import WorkerLog
 from .asgi.run_sync import InlineCalls
-from .conn_queue import ConnectionQueue
+from .conn_queue import ConnectionQueue, rest_after
 from .connection import Connection
 from .exchange import Exchange
 from .http.events import RequestReceived
@@ -163,6 +163,8 @@ class SyncWorker(Serving):
                 except SystemExit, KeyboardInterrupt:
                     # asyncio passes these on after it gave them to their task: that request is answered, we go on.
                     loop.call_soon(self._turn_safely, runner)
+                except OSError as exc:  # of its epoll_wait: what a callback raises does not come here
+                    rest_after(exc)
         self._over = True  # the runner now runs the loop once more, to cancel what is left
         loop.remove_reader(self.queue.fileno())
 
