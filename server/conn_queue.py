@@ -281,9 +281,11 @@ class ConnectionQueue:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
                 if self._deadline(conn) > now:
-                    self.park(conn, keep_deadline=True)
-                elif conn.phase != Phase.LINGERING and conn.is_ready():
-                    self.park(conn)  # it has done its part, no thread had the time to see it: it waits anew
+                    self._give_back(conn)
+                elif conn.phase != Phase.LINGERING and (_has_next(conn) or conn.is_ready()):
+                    # It has done its part, no thread had the time to see it: it waits anew.
+                    conn.numbers[SINCE] = monotonic()
+                    self._give_back(conn)
                 else:
                     expired(conn)
         return again
@@ -302,7 +304,25 @@ class ConnectionQueue:
                 conn.goodbye()
                 self.close(conn)
             else:
-                self.park(conn, keep_deadline=True)
+                self._give_back(conn)
+
+    def _give_back(self, conn: Connection) -> None:
+        """Park a connection that was only looked at, as it was parked before.
+
+        A worker's connection is not armed when it is parked. This one may be, so that a thread can get it, serve it and
+        park it for something else, or close it, after the lock is free and before it is armed here: looking again after
+        that finds whoever has the descriptor now waiting for the wrong thing, if it is so.
+        """
+        while True:
+            at_once = _wants_at_once(conn)
+            fd, armed = conn.fd, (INTEREST[conn.phase], at_once)
+            self.park(conn, keep_deadline=True, at_once=at_once)
+            found = self._table.get(fd)
+            if found is None or (INTEREST[found.phase], _wants_at_once(found)) == armed:
+                return
+            if not found.owned.acquire(False):
+                return  # its owner arms it when it parks it
+            conn = found
 
     def connections(self) -> Iterable[Connection]:
         """The open connections at this moment; any of them may close at any time."""
@@ -347,6 +367,16 @@ def _inet(address: object) -> Address | None:
 
 def _is_idle(conn: Connection, since: float) -> bool:
     return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE) and conn.numbers[SINCE] <= since
+
+
+def _has_next(conn: Connection) -> bool:
+    """Whether its next request is in the inbox: the kernel tells of it no more. A hint, but for the owner."""
+    return conn.phase == Phase.IDLE and bool(conn.inbox)
+
+
+def _wants_at_once(conn: Connection) -> bool:
+    """Whether it is parked with ``at_once``. A hint, but for the owner."""
+    return _has_next(conn) or (conn.phase == Phase.HANDSHAKE and conn.out is not None)
 
 
 def rest_after(exc: OSError) -> None:

@@ -5,16 +5,19 @@ With one consumer nobody has to be kept away from a connection, so a parked one 
 connection that has something while its request still runs is taken out of the epoll, and comes back when it is
 parked.
 
-Threads: as in ``conn_queue``. ``ready`` belongs to the loop's thread. Others (the child's main thread, which tends
-deadlines) may own and park a connection too, see ``_disarm``.
+Threads: as in ``conn_queue``, but only the loop's thread, to which ``ready`` belongs, tells the epoll of a connection.
+What another owns and parks (the child's main thread, which tends deadlines) goes back by way of this thread: a call
+that comes late could else leave a connection waiting for the wrong thing.
 """
 
 from __future__ import annotations
 
-import errno
+import os
+import select
 import threading
+from collections import deque
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from .conn_queue import ConnectionQueue, rest_after
 from .connection import AT_ONCE, INTEREST, SINCE, Connection
@@ -31,6 +34,13 @@ class LoopQueue(ConnectionQueue):
 
     thread = 0  # the loop's thread, by its identifier
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # (connection, at_once): parked by other threads, and still owned
+        self._returned: deque[tuple[Connection, bool]] = deque()
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._news, select.EPOLLIN)
+
     def ready(self) -> list[Connection]:
         """Connections with something to do, each owned by the caller: at most ``BATCH``."""
         try:
@@ -42,12 +52,16 @@ class LoopQueue(ConnectionQueue):
         for fd, _ in events:
             conn = self._table.get(fd)
             if conn is not None:
-                if conn.owned.acquire(False) or self._disarm(conn):
+                if conn.owned.acquire(False):
                     found.append(conn)
+                else:
+                    self._disarm(conn)
             elif (listener := self._listeners.get(fd)) is not None:
                 accepted = self._accept(listener)
                 if accepted is not None:
                     found.append(accepted)
+            elif fd == self._news:
+                self._park_returned()
         return found
 
     def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
@@ -55,17 +69,20 @@ class LoopQueue(ConnectionQueue):
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()
         interest = _LEVEL[conn.phase] | (AT_ONCE if at_once else 0)
-        if conn.watched == interest and threading.get_ident() == self.thread:
-            conn.owned.release()
+        if threading.get_ident() != self.thread:
+            self._returned.append((conn, at_once))
+            os.eventfd_write(self._news, 1)
             return
-        conn.watched = interest
-        conn.owned.release()
-        # From here on it may have another owner, or be closed: as in ConnectionQueue.park a stray event does no harm.
-        try:
-            self._watch(conn.fd, interest)
-        except OSError as exc:
-            if exc.errno != errno.EBADF:
+        if conn.watched != interest:
+            conn.watched = interest
+            # While it is still owned, unlike in ConnectionQueue.park: no other thread takes its events.
+            try:
+                self._watch(conn.fd, interest)
+            except OSError as exc:
+                conn.owned.release()
                 self._unparkable(conn, exc)
+                return
+        conn.owned.release()
 
     def _watch(self, fd: int, interest: int) -> None:
         try:
@@ -76,15 +93,23 @@ class LoopQueue(ConnectionQueue):
             except FileExistsError:
                 self._modify(fd, interest)
 
-    def _disarm(self, conn: Connection) -> bool:
-        """Do not be woken by a connection whose owner is busy. True if it has become the caller's meanwhile.
+    def _park_returned(self) -> None:
+        # The event is taken before the deque is emptied, so none that comes meanwhile is overlooked.
+        os.eventfd_read(self._news)
+        while self._returned:
+            conn, at_once = self._returned.popleft()
+            self.park(conn, keep_deadline=True, at_once=at_once)
 
-        The owner is an exchange of this thread, which will find ``watched`` to be 0 when it parks; or the main thread,
-        which watches anew whenever it parks, so that its parking before or after this line comes to the same.
-        """
+    def _disarm(self, conn: Connection) -> None:
+        """Do not be woken by a connection whose owner is busy: an exchange of this thread, or the main thread. It will
+        find ``watched`` to be 0 when it is parked."""
         try:
             self._epoll.unregister(conn.fd)
         except OSError:
             pass  # closed, or disarmed already
         conn.watched = 0
-        return conn.owned.acquire(False)
+
+    def release(self) -> None:
+        """As ``ConnectionQueue.release``."""
+        super().release()
+        os.close(self._news)

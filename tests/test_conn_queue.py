@@ -1,0 +1,133 @@
+"""ConnectionQueue: what the child's main thread looks at and gives back is served all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from serverd.config import ServerConfig, WorkersConfig
+from serverd.server.conn_queue import SETTLED
+from serverd.server.connection import SINCE, Phase
+
+from .support.apps import Receive, Send, reply
+from .support.client import RawClient
+from .support.daemon import wait_until
+from .support.workers import ENGINES, Workers, serving
+
+BASE = ServerConfig(app="test:app", workers=WorkersConfig(async_paths=("/live",)))
+
+
+def close_idle(served: Workers) -> None:
+    served.queue.close_idle()
+
+
+def let_deadlines_pass(served: Workers) -> None:
+    served.queue.tend(time.monotonic() + 1000, served.queue.close)
+
+
+@pytest.mark.parametrize("look", [close_idle, let_deadlines_pass])
+def test_a_request_that_waits_for_a_busy_thread_is_not_overlooked(look: Callable[[Workers], None]) -> None:
+    """Its predecessor was the home loop's, so it is in the inbox, and the kernel knows nothing of it."""
+    begun, blocked, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] == "/live":
+            begun.set()
+            await asyncio.to_thread(blocked.wait, 10)
+        elif scope["path"] == "/block":
+            blocked.set()
+            go_on.wait(10)
+        await reply(send, scope["path"].encode())
+
+    def settled() -> bool:
+        (conn,) = (conn for conn in served.queue.connections() if conn.inbox)
+        return conn.phase == Phase.IDLE and conn.numbers[SINCE] < time.monotonic() - SETTLED
+
+    with (
+        serving(app, config=BASE, threads=1, home=True) as served,
+        served.connect() as client,
+        served.connect() as blocker,
+    ):
+        client.send(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert begun.wait(10)
+        blocker.send(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.response().body == b"/live"
+        wait_until(settled)
+        look(served)
+        go_on.set()
+        client.sock.settimeout(5)
+        assert client.response().body == b"/"
+        assert blocker.response().body == b"/block"
+
+
+@pytest.mark.parametrize("by", ENGINES)
+def test_connections_that_are_looked_at_all_the_time_lose_no_event(by: str) -> None:
+    """The main thread takes and gives back whatever it can get, more often than any drain would."""
+    large = bytes(range(256)) * 16_384
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await reply(send, large if scope["path"] == "/large" else b"small")
+
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for conn in served.queue.connections():
+                if conn.owned.acquire(False):
+                    served.queue._give_back(conn)
+
+    def ask(number: int) -> None:
+        with served.connect() as client:
+            for path, size in [("/large", len(large)), *[("/small", 5)] * (number + 2)] * 8:
+                assert len(client.get(path).body) == size
+
+    with serving(app, threads=2, by=by) as served:
+        looker = threading.Thread(target=look, daemon=True)
+        looker.start()
+        try:
+            with ThreadPoolExecutor(6) as clients:
+                list(clients.map(ask, range(6)))
+        finally:
+            over.set()
+            looker.join(10)
+
+
+def test_a_connection_that_is_given_back_late_waits_for_the_right_thing() -> None:
+    """Between the release of its lock and its arming here, a thread serves it and parks it for its client to read."""
+    large = bytes(range(256)) * 40_000
+    go_on = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] == "/block":
+            go_on.wait(10)
+        await reply(send, large)
+
+    with serving(app, threads=1) as served, RawClient(served.address, receive_buffer=4096) as client:
+        queue = served.queue
+        client.get("/")
+        (conn,) = queue.connections()
+        wait_until(lambda: conn.phase == Phase.IDLE and not conn.owned.locked())
+        modify, main = queue._modify, threading.get_ident()
+
+        def late(fd: int, interest: int) -> None:
+            if threading.get_ident() == main and not go_on.is_set():
+                go_on.set()
+                wait_until(lambda: conn.phase == Phase.WRITING and not conn.owned.locked())
+            modify(fd, interest)
+
+        with served.connect() as blocker:
+            blocker.send(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(served.workers[0].in_flight)
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(conn.is_ready)
+            assert conn.owned.acquire(False)
+            queue._modify = late  # type: ignore[assignment]
+            queue._give_back(conn)
+            client.sock.settimeout(5)
+            assert client.response().body == large
