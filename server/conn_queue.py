@@ -185,24 +185,22 @@ class ConnectionQueue:
             elif self._accepting:
                 self._pause(fd, exc)
             return None
-        conn = self._adopt(sock, address, listener)
+        conn = self._adopt(sock, address)
         if self._max and len(self._table) >= self._max:
             self._pause(fd, None)
         else:
             self._arm(fd)
         return conn
 
-    def _adopt(self, sock: socket.socket, address: object, listener: socket.socket) -> Connection:
+    def _adopt(self, sock: socket.socket, address: object) -> Connection:
         """The Connection of a newly accepted socket, owned by the caller."""
         now = monotonic()
         with self._numbers_lock:
             self._numbers += 1
             number = self._numbers
-        local: Server
-        if sock.family == socket.AF_UNIX:
-            local = (str(listener.getsockname()), None)
-        else:
-            local = sock.getsockname()[:2]
+        # Not the listener's, which a drain may have closed meanwhile; a unix socket's is the path that it came by.
+        name = sock.getsockname()
+        local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
         conn = self._make(number, sock.family, sock.detach(), _inet(address), local, now)
         self._table[conn.fd] = conn
         if self._record is not None:
@@ -257,7 +255,7 @@ class ConnectionQueue:
                     if exc.errno in _NEXT:
                         continue
                     break
-                self.park(self._adopt(sock, address, listener), keep_deadline=True)
+                self.park(self._adopt(sock, address), keep_deadline=True)
             listener.close()
         self.notice()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serverd.config import ServerConfig, WorkersConfig
-from serverd.server.conn_queue import SETTLED
+from serverd.server.conn_queue import SETTLED, ConnectionQueue
 from serverd.server.connection import SINCE, Phase
 
 from .support.apps import Receive, Send, reply
@@ -131,3 +133,25 @@ def test_a_connection_that_is_given_back_late_waits_for_the_right_thing() -> Non
             queue._give_back(conn)
             client.sock.settimeout(5)
             assert client.response().body == large
+
+
+def test_a_unix_listener_may_close_as_its_last_connection_is_accepted(tmp_path: Path) -> None:
+    class Closing(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            accepted = super().accept()
+            self.close()
+            return accepted
+
+    path = str(tmp_path / "socket")
+    listener = Closing(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    queue = ConnectionQueue()
+    queue.add_listener(listener)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        conn = queue.get(5)
+        assert conn is not None
+        assert conn.local == (path, None)
+        queue.close(conn)
+    queue.release()
