@@ -56,7 +56,9 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     yield from _listeners(config.listen)
     yield from _accounts(config)
     if config.workers.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        yield Finding(("workers", "loop"), "uvloop is not installed: pip install 'serverd[uvloop]', or take asyncio")
+        yield Finding(
+            ("workers", "loop"), "uvloop is not installed: pip install 'serverd[uvloop]', or take asyncio"
+        )
     if config.limits.line > config.limits.head:
         head = format_size(config.limits.head)
         message = f"expected at most limits.head ({head}), got {format_size(config.limits.line)}"

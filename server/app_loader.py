@@ -77,7 +77,9 @@ def load_app(config: ServerConfig) -> LoadedApp:
         if sync_app is None:
             raise AppLoadError(f"app: {config.app} has no handle_sync method: set interface: asgi, or auto")
         if config.workers.mode == "async":
-            raise AppLoadError(f"app: {config.app} is called as handle_sync, which blocks: set workers.mode: sync")
+            raise AppLoadError(
+                f"app: {config.app} is called as handle_sync, which blocks: set workers.mode: sync"
+            )
         return LoadedApp(config.app, "sync", app if callable(app) else no_asgi, sync_app, culprit)
     if not callable(app):
         raise AppLoadError(
