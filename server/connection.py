@@ -12,9 +12,11 @@ the winner.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
+import struct
 import threading
 from array import array
 from collections import deque
@@ -68,6 +70,10 @@ INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001
 # Added to it for a connection that has to be served at once: a socket that has room is ready to be written to.
 AT_ONCE: Final = 0x4
 
+# For SO_LINGER (socket(7)): zero seconds make close(2) send RST.
+_RESET: Final = struct.pack("ii", 1, 0)
+_NO_RESET: Final = struct.pack("ii", 0, 0)
+
 # What `Connection.out` is while nothing but a file waits.
 _NO_BYTES: Final = memoryview(b"")
 # Filesystems that sendfile(2) cannot read from say so with one of these; their files are read.
@@ -116,6 +122,7 @@ class Connection(socket.socket):
         "phase",
         "registered",
         "request",
+        "resets",
         "taken",
         "watched",
     )
@@ -145,6 +152,7 @@ class Connection(socket.socket):
         # if there is a file in it.
         self.out: memoryview | None = None
         self.later: deque[FileRange | bytes] | None = None
+        self.resets = False  # see reset_at_close
         self.keep_alive = False  # what follows when `out` is sent: another request, or the end
         self.taken = 0  # bytes of the body or of `out` that went over since the deadline was set
 
@@ -277,6 +285,15 @@ class Connection(socket.socket):
         return len(self.out) + sum(
             piece.count if isinstance(piece, FileRange) else len(piece) for piece in self.later
         )
+
+    def reset_at_close(self, on: bool) -> None:
+        """Whether the client sees a reset when the socket is closed (or its process ends), and not an ordinary end.
+
+        For responses that only the end of the connection ends: without it a part would look like the whole.
+        """
+        self.resets = on
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if on else _NO_RESET)
 
     def close(self) -> None:
         """Close the socket, and the files that were not sent to their end. For the owner."""

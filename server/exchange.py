@@ -167,7 +167,7 @@ class Exchange:
             data = framer.start(status, headers, date, body, more, trailers)
             keep_alive = framer.keep_alive
             if more:
-                self.framer = framer
+                self._more_follows(framer)
             elif key is not None:
                 heads.keep(key, data, body, keep_alive)
         self.status = status
@@ -215,7 +215,7 @@ class Exchange:
         except BaseException:
             file.close()
             raise
-        self.framer = framer
+        self._more_follows(framer)
         self.status = status
         self._send_around(around, file, more)
 
@@ -307,12 +307,20 @@ class Exchange:
             worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
         worker.queue.close(conn)
 
+    def _more_follows(self, framer: ResponseFramer) -> None:
+        """The response comes in pieces; until it is complete, the end of the connection must not look like its end."""
+        self.framer = framer
+        if framer.until_close:
+            self.conn.reset_at_close(True)
+
     def _completed(self, keep_alive: bool) -> None:
         """The last byte is out or buffered: log it, and let go of the connection."""
         self.done = self.complete = True
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn
+        if conn.resets and conn.out is None:
+            conn.reset_at_close(False)
         if worker.log is not None:
             worker.log.add(conn.peer, self.request, self.status, self.body_bytes, self.since, monotonic())
         if worker.record is not None:

@@ -167,6 +167,8 @@ class Serving:
     def _write_on(self, conn: Connection) -> bool:
         """Send more of a finished response. True when it is all sent and the next request is already here."""
         if conn.flush():
+            if conn.resets:
+                conn.reset_at_close(False)
             return dismiss(self.queue, conn, conn.keep_alive)
         enough = conn.taken >= PROGRESS
         if enough:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from serverd.config import ServerConfig, TimeoutsConfig
+
 from .support.apps import Receive, Send
 from .support.client import RawClient
 from .support.daemon import wait_until
@@ -20,6 +22,9 @@ from .support.workers import ENGINES, engine, serving
 def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
     with engine(request.param):
         yield
+
+
+SIZE = 10_000_000
 
 
 class Meeting:
@@ -92,3 +97,38 @@ def test_a_stream_that_begins_while_draining_ends_whole_though_its_client_is_slo
         home = served.pool._home
         assert home is not None
         assert not home.watcher._writers
+
+
+@pytest.mark.parametrize("path", ["/raise", "/return", "/unread", "/late"])
+def test_a_broken_response_whose_end_is_the_connections_never_looks_complete(path: str) -> None:
+    """To HTTP/1.0 the end of the connection is the end of the body: a reset is what says that it was not."""
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        if path == "/raise":
+            raise ValueError
+        if path in ("/unread", "/late"):
+            await send({"type": "http.response.body", "body": bytes(SIZE), "more_body": path == "/unread"})
+
+    config = ServerConfig(app="test:app", timeouts=TimeoutsConfig(write=0.3))
+    with serving(app, config=config) as served, RawClient(served.address, receive_buffer=4096) as client:
+        client.send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        if path in ("/unread", "/late"):
+            wait_until(lambda: served.queue.open)
+            wait_until(lambda: not served.queue.open)
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+
+
+def test_a_whole_response_whose_end_is_the_connections_ends_in_order() -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await send({"type": "http.response.body", "body": bytes(SIZE if scope["path"] == "/large" else 0)})
+
+    with serving(app) as served:
+        for path, size in (("/large", SIZE), ("/small", 0)) * 2:
+            with RawClient(served.address, receive_buffer=4096) as client:
+                client.send(f"GET {path} HTTP/1.0\r\n\r\nGET /next".encode())
+                assert len(client.response().body) == size + 5

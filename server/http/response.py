@@ -103,6 +103,11 @@ class ResponseFramer:
         return self._mode is _Mode.DONE
 
     @property
+    def until_close(self) -> bool:
+        """Whether only the end of the connection will end the body; asked between ``start`` and the end of the body."""
+        return self._mode is _Mode.CLOSE
+
+    @property
     def chunked(self) -> bool:
         """Whether the body goes out in chunks; asked between ``start`` and the end of the body."""
         return self._mode is _Mode.CHUNKED
