@@ -15,6 +15,8 @@ import select
 from collections.abc import Callable
 from typing import Any, Final
 
+from .conn_queue import rest_after
+
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 _WRITE: Final = select.EPOLLOUT
 _READABLE: Final = _READ | select.EPOLLHUP | select.EPOLLERR
@@ -91,7 +93,12 @@ class LoopWatcher:
 
     def _turn(self) -> None:
         readers, writers = self._readers, self._writers
-        for fd, events in self._epoll.poll(0, BATCH):
+        try:
+            found = self._epoll.poll(0, BATCH)
+        except OSError as exc:
+            rest_after(exc)
+            return
+        for fd, events in found:
             if events & _READABLE:
                 call = readers.get(fd)
                 if call is not None:

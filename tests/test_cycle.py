@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serverd.config import ServerConfig, TimeoutsConfig
+from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig
 
-from .support.apps import Receive, Send
+from .support.apps import Receive, Send, read_body
 from .support.client import RawClient
 from .support.daemon import wait_until
 from .support.workers import ENGINES, engine, serving
@@ -132,3 +132,44 @@ def test_a_whole_response_whose_end_is_the_connections_ends_in_order() -> None:
             with RawClient(served.address, receive_buffer=4096) as client:
                 client.send(f"GET {path} HTTP/1.0\r\n\r\nGET /next".encode())
                 assert len(client.response().body) == size + 5
+
+
+def test_the_body_of_a_request_for_events_is_the_applications() -> None:
+    """Looking out for the end of the client takes nothing of it away."""
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        heard = select.poll()
+        heard.register(receive.__self__.conn.fd, select.POLLIN)  # type: ignore[attr-defined]
+        assert heard.poll(10_000)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        size = len(await read_body(receive))
+        await send({"type": "http.response.body", "body": b"%d" % size})
+
+    config = ServerConfig(app="test:app", limits=LimitsConfig(buffered_body=4096))
+    with serving(app, threads=1, home=True, config=config) as served, served.connect() as client:
+        client.send(
+            b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nContent-Length: 50000\r\n\r\n"
+        )
+        client.send(bytes(20_000))
+        client.until(b"first\r\n")
+        client.send(bytes(30_000))
+        assert client.until(b"\r\n0\r\n").endswith(b"50000\r\n0\r\n")
+
+
+def test_event_streams_at_the_end_of_the_loop_end_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await receive()
+        await receive()
+
+    with serving(app, threads=1, home=True) as served:
+        client = served.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        client.until(b"first\r\n")
+    client.sock.close()
+    assert "about to end" not in caplog.text
+    assert "unhandled" not in caplog.text

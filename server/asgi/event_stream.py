@@ -12,6 +12,7 @@ Belongs to the home loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Final
 
 from ..connection import Connection
@@ -42,7 +43,9 @@ class EventStream(Cycle):
             return
         if self.worker.draining:
             self.drain()
-        else:
+        elif (
+            self.conn.request is None
+        ):  # what comes of a body is the application's to read, and tells of the end too
             self._flowing = True
             self._look_out()
 
@@ -74,7 +77,8 @@ class EventStream(Cycle):
     def _look_out(self) -> None:
         """Hear of the client's end while the application waits for something else."""
         self.watching = True
-        self.worker.watcher.add_reader(self.conn.fd, self._on_news)
+        with contextlib.suppress(OSError):  # the loop ends, and cancels who waits
+            self.worker.watcher.add_reader(self.conn.fd, self._on_news)
 
     def _on_news(self) -> None:
         self._look_ahead()
