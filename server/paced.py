@@ -44,9 +44,9 @@ class PacedExchange(Exchange):
     def write_on(self) -> None:
         """Send what is buffered whenever the client takes it, from now until nothing is left."""
         if not self._writing:
-            self._writing = self.watching = True
             self.conn.taken = 0
             self.worker.watcher.add_writer(self.conn.fd, self._on_writable)
+            self._writing = self.watching = True  # unless that failed: whoever sends next tries again
             self._start_timer()
 
     def has_room(self) -> None:

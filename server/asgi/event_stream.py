@@ -43,9 +43,8 @@ class EventStream(Cycle):
             return
         if self.worker.draining:
             self.drain()
-        elif (
-            self.conn.request is None
-        ):  # what comes of a body is the application's to read, and tells of the end too
+        elif self.conn.request is None:
+            # Else what comes is of a body that the application reads, and it hears of the end there.
             self._flowing = True
             self._look_out()
 
