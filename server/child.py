@@ -41,6 +41,7 @@ from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, S
 from .conn_queue import SETTLED, ConnectionQueue
 from .connection import Connection
 from .farewell import Refuser
+from .fresh_code import leave_recent_uncompiled
 from .loop_queue import LoopQueue
 from .tls import TlsContexts
 from .workforce import Workforce
@@ -85,6 +86,7 @@ def main(spec: ChildSpec) -> int:
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(config.env)
     _allow_descriptors(config.limits.connections)
+    leave_recent_uncompiled()
     try:
         app = load_app(config)
     except AppLoadError as exc:
