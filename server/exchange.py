@@ -11,6 +11,7 @@ Belongs to the thread of its worker, which owns the connection until ``done``; a
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -58,6 +59,7 @@ class Host(Protocol):
     timeouts: TimeoutsConfig
     queue: ConnectionQueue
     loop: asyncio.AbstractEventLoop
+    context: contextvars.Context
     watcher: Watcher
     log: WorkerLog | None
     record: Callable[[LifecycleEvent], None] | None
@@ -337,7 +339,8 @@ class Exchange:
             # Its next request is already here. In the first step the worker's loop over the connection takes it next;
             # later there is no such loop any more, and the application may go on for long.
             if self.waited:
-                worker.loop.call_soon(worker.go_on, conn)
+                # Not in the context of this request, which would be the next one's too.
+                worker.loop.call_soon(worker.go_on, conn, context=worker.context)
             else:
                 self.owns = True
 

@@ -13,6 +13,7 @@ belongs to the home loop's.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections import deque
@@ -62,6 +63,7 @@ class Home(Serving):
             websockets=True,
         )
         self.loop = asyncio.get_running_loop()
+        self.context = contextvars.copy_context()
         self.watcher: LoopWatcher = LoopWatcher(self.loop)
         self._arrived: deque[tuple[Connection, RequestReceived, bytes]] = deque()
         self._told = False
@@ -80,7 +82,7 @@ class Home(Serving):
         self._arrived.append((conn, request, body))
         if not self._told:
             self._told = True
-            self.loop.call_soon_threadsafe(self._welcome)
+            self.loop.call_soon_threadsafe(self._welcome, context=self.context)
 
     def drain(self) -> None:
         """Answer on with ``Connection: close``; end what clients will begin anew elsewhere: WebSockets, event

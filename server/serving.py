@@ -10,6 +10,7 @@ each, written by one thread).
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,14 @@ logger = logging.getLogger("serverd.worker")
 
 
 class Serving:
-    """See the module. ``loop`` and ``watcher`` are set by the subclass before anything is served."""
+    """See the module. ``loop``, ``context`` and ``watcher`` are set by the subclass before anything is served.
+
+    ``context`` is the thread's own, of no request: whatever goes on to serve in a callback that a request has
+    brought about goes on in it, or its context variables would be those of all later requests.
+    """
 
     loop: asyncio.AbstractEventLoop
+    context: contextvars.Context
     watcher: Watcher
 
     def __init__(

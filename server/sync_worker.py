@@ -17,6 +17,7 @@ Threads: a SyncWorker belongs to the thread that calls ``run``. Others may call 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import socket
 import ssl
@@ -150,6 +151,7 @@ class SyncWorker(Serving):
         loop = runner.get_loop()
         assert isinstance(loop, WorkerLoop)
         self.loop = self.watcher = loop
+        self.context = contextvars.copy_context()
         self._poll_interval = poll_interval or None
         calls = InlineCalls(self.may_block)
         loop.on_idle = self._ended
@@ -248,7 +250,7 @@ class SyncWorker(Serving):
             self._keep_house()
             self._on_loop = False
             self.loop.remove_reader(self.queue.fileno())
-            self.loop.call_soon(self._turn_safely, None)
+            self.loop.call_soon(self._turn_safely, None, context=self.context)
 
     def may_block(self) -> bool:
         """Whether the running request may block the thread: nothing else waits in its loop that it would hold up, or

@@ -9,6 +9,7 @@ stands before the list of workers and whatever is counted with it.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -46,6 +47,9 @@ class Workforce:
         self._pool = pool
         self._state = state
         self._new_log = new_log
+        # What every worker begins with. Free-threaded CPython gives a thread the context that it is started in, and a
+        # stand-in is started in the middle of a request.
+        self._context = contextvars.copy_context()
         self._changing = threading.Lock()
         self._workers: dict[SyncWorker, threading.Thread] = {}
         self._held = 0  # workers that have a stand-in
@@ -126,7 +130,8 @@ class Workforce:
         if self._state is not None:
             worker.set_lifespan_state(self._state)
         # A daemon: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
-        thread = threading.Thread(target=worker.run, name=f"serverd-worker-{number}", daemon=True)
+        name = f"serverd-worker-{number}"
+        thread = threading.Thread(target=worker.run, name=name, daemon=True, context=self._context.copy())
         try:
             thread.start()
         except RuntimeError:  # the machine has no thread left
