@@ -1,9 +1,9 @@
 """Code that has just been saved is never taken from an older compiled file.
 
-Python takes a compiled file (``__pycache__``) for current when it names the source's size and its time of change, in whole
-seconds. A file that is saved, imported, and saved again with as many bytes in the same second is thus served as it
-was, for ever: "v1" and "v2". Promises: a source that changed in the last seconds leaves no compiled file behind, so the
-next import compiles what is there. Refuses: to touch compiled files that exist.
+Python takes a compiled file (``__pycache__``) for current when it names the source's size and its time of change,
+in whole seconds. A file that is saved, imported, and saved again with as many bytes in the same second is thus
+served as it was, for ever: "v1" and "v2". Promises: a source that changed in the last seconds leaves no compiled
+file behind, so the next import compiles what is there. Refuses: to touch compiled files that exist.
 """
 
 from __future__ import annotations
