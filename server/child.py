@@ -282,8 +282,9 @@ class _Child:
         return 0
 
     def _begin_drain(self, order: Drain) -> None:
-        self._workers.start_draining()
+        # In this order: who is told to connect again must come to another child.
         self._queue.stop_accepting(take_backlog=order.final)
+        self._workers.start_draining()
 
     def _drained(self) -> bool:
         return self._workers.is_idle() and not self._queue.open
