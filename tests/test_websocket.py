@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import socket
 import struct
@@ -30,6 +31,7 @@ from serverd.server.lifecycle import (
     RequestStarted,
     ResponseCompleted,
 )
+from serverd.server.websocket.keepalive import KeepAlive
 
 from .support.client import RawClient
 from .support.daemon import wait_until
@@ -785,6 +787,21 @@ def test_the_client_leaves_before_it_is_accepted() -> None:
         client.sock.close()
         wait_until(lambda: len(heard) == 2)
     assert heard[0] == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+
+@pytest.mark.parametrize(
+    "behind", [close_frame(1001), frame(TEXT, b"\xff"), frame(TEXT, b"x") * 300 + close_frame(1000)]
+)
+def test_an_end_that_came_with_the_handshake_leaves_no_timer(by: str, behind: bytes) -> None:
+    with served(Recorder(), by) as workers:
+        for _ in range(3):
+            client = RawClient(workers.address)
+            client.send(handshake() + behind)
+            assert client.head().status == 101
+            client.rest()
+            client.sock.close()
+        wait_until(lambda: workers.queue.open == 0 and workers.is_idle())
+        wait_until(lambda: not gc.collect() and not any(type(o) is KeepAlive for o in gc.get_objects()))
 
 
 def test_a_client_that_is_still_sending_can_read_why_it_was_failed() -> None:

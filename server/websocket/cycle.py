@@ -114,6 +114,7 @@ class WebSocketCycle(Inbound):
         self.state = OPEN
         self.session = Session(handshake.protocol, config.max_message)
         self._handshake = None
+        self.watching = True  # the timer of the pings hangs on it, also when what came with the handshake ends it
         if config.ping_interval:
             self.beats = KeepAlive(
                 worker.loop,
