@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import re
 import sys
@@ -57,7 +58,7 @@ class AppRunner:
     ) -> None:
         root_path = worker.config.workers.root_path
         self._worker = worker
-        self._app = app
+        self._app = app if _is_coroutine_function(app) else _within_task(app)
         self._sync_app = sync_app
         self._wsgi: WsgiRunner | None = None
         # Runs the application as far as it goes without waiting; the exchange's task is in ``pending`` if it waits.
@@ -191,6 +192,21 @@ class AppRunner:
         except ClientGone:
             pass
         return True
+
+
+def _is_coroutine_function(app: Any) -> bool:
+    """Whether calling ``app`` runs nothing of it yet."""
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__)
+
+
+def _within_task(app: ASGIApp) -> ASGIApp:
+    """``app``, called in the task of its request. What it does before it returns its coroutine, such as setting a
+    context variable, would else be done in the worker's own context, for all later requests."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return call
 
 
 def _tells_of_leaving(exc: BaseException | None) -> bool:

@@ -51,6 +51,22 @@ def test_a_request_behind_one_that_waited_has_a_context_of_its_own() -> None:
             assert [client.response().body for _ in range(3)] == [b"nobody"] * 3
 
 
+def test_an_application_that_is_no_coroutine_function_has_its_requests_context() -> None:
+    def app(scope: dict[str, Any], receive: Receive, send: Send) -> Any:
+        name = user.get()
+        user.set("alice")
+        return reply(send, name.encode())
+
+    class App:
+        def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> Any:
+            return app(scope, receive, send)
+
+    for each in (app, App()):
+        for by in ("threads", "asyncio"):
+            with serving(each, threads=1, by=by) as served, served.connect() as client:
+                assert [client.get().body for _ in range(3)] == [b"nobody"] * 3
+
+
 def test_a_stand_in_knows_nothing_of_the_request_that_holds_its_worker() -> None:
     waits = threading.Event()
 
