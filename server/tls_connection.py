@@ -2,10 +2,10 @@
 
 Promises: no step of it waits: a handshake goes on when the client has sent more, as reading and writing do, and holds
 no thread in between. ``recv`` gives all plaintext that the received bytes hold, so that none hides in OpenSSL's buffers
-where epoll does not see it. ``goodbye`` sends close_notify, and it is called only where a response is complete: a
-response that was cut has none, so the client knows (RFC 8446 6.1). A request's end of stream needs no such care, as the
-framing of its body decides whether it is complete. Refuses: plain HTTP, with an answer in plain HTTP (ProtocolError,
-status 400).
+where epoll does not see it. ``goodbye`` sends close_notify, and it is called only where a response is complete, or no
+request has come: a response that was cut has none, so the client knows (RFC 8446 6.1). A request's end of stream needs
+no such care, as the framing of its body decides whether it is complete. Refuses: plain HTTP, with an answer in plain
+HTTP (ProtocolError, status 400).
 
 Threads: as for every ``Connection``: its owner's. The SSLObject and its buffers are part of it; the SSLContext is
 shared, and has a lock of its own in CPython.
@@ -173,45 +173,53 @@ class TlsConnection(Connection):
         """
         if self._tls is None:
             return _receive(self, size, flags)
+        plain = self._decrypt(size)
+        if not plain and self.phase in (Phase.IDLE, Phase.HEAD):
+            self.goodbye()  # between two requests it is the end of the connection (RFC 8446 6.1)
+        return plain
+
+    def _decrypt(self, size: int) -> bytes:
+        """See ``recv``."""
         incoming = self._incoming
         if not incoming.pending:
             data = _receive(self, size + _OVERHEAD)
             if not data:
                 return b""
             incoming.write(data)
+        self._partial = False
         try:
             plain = self._read(RECORD)
-            if incoming.pending:
+            if incoming.pending or not plain:
                 plain = self._read_on(plain)
+        except ssl.SSLZeroReturnError:  # as b"", where our own close_notify is sent
+            plain = self._read_on(b"")
         except ssl.SSLWantReadError:
             self._partial = True
             if self._outgoing.pending:
                 self._push()
             raise BlockingIOError(errno.EAGAIN, "no whole record is here yet") from None
-        except ssl.SSLZeroReturnError:
-            return b""
         except ssl.SSLError:
             self._push_last()
             raise
-        self._partial = False
         if self._outgoing.pending:
             self._push()
         return plain
 
     def _read_on(self, plain: bytes) -> bytes:
-        """``plain`` and what further records hold."""
+        """``plain`` and what further records hold, perhaps the client's close_notify: then ``plain`` may be b""."""
         pieces = [plain]
-        while piece := pieces[-1]:
+        while pieces[-1] and self._incoming.pending:
             try:
                 piece = self._read(RECORD)
             except ssl.SSLWantReadError:
+                self._partial = True
                 break
             except ssl.SSLZeroReturnError:
                 piece = b""
             pieces.append(piece)
-        if not pieces[-1] and len(pieces) > 1:
-            # The client's close_notify came with its last bytes. What the kernel still says about the socket has to be
-            # "the end", or nobody would look at it again.
+        if not pieces[-1]:
+            # What the kernel says about the socket has to be "the end" from now on, too: the client may leave TCP open,
+            # and nobody would look at it again.
             try:
                 self.shutdown(socket.SHUT_RD)
             except OSError:

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
+from serverd.server.conn_queue import SETTLED
+from serverd.server.connection import Phase
 from serverd.server.tls import CIPHERS, TlsContexts, tls_connections
 from serverd.server.tls_connection import PIECE
 from serverd.server.tls_groups import restrict_groups
@@ -256,10 +259,51 @@ def test_close_notify_right_behind_a_request(server: Files, client: ssl.SSLConte
             drip.tls.unwrap()
         drip.sock.sendall(request + drip.outgoing.read())
         answer = b""
-        while data := drip.sock.recv(65536):
-            answer += data
-        assert len(answer) > 100
+        while piece := drip.read():
+            answer += piece
+        assert answer.endswith(b"hello")
         wait_until(lambda: not served.queue.open, "the connection's end")
+
+
+async def answers_who_says_no_more(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await reply(send, b"bye")
+
+
+@pytest.mark.parametrize("app", [hello, answers_who_says_no_more])
+def test_close_notify_on_its_own_ends_the_connection_at_once(
+    server: Files, client: ssl.SSLContext, app: Any, by: str
+) -> None:
+    """TCP stays open, so that the kernel knows of no end; the server's own close_notify is the last that comes."""
+    with https(app, server, by=by) as served, Drip(served.address, client) as drip:
+        drip.sock.settimeout(5)  # less than timeouts.keep_alive
+        drip.sock.sendall(drip.shake_hands() + drip.sealed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+        answer = drip.read() if app is hello else b""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            drip.tls.unwrap()
+        drip.sock.sendall(drip.outgoing.read())
+        while piece := drip.read():  # raises without the server's close_notify
+            answer += piece
+        assert answer.endswith((b"hello", b"bye"))
+        assert drip.sock.recv(100) == b""
+
+
+def test_part_of_a_request_behind_another_keeps_the_connection_open(
+    server: Files, client: ssl.SSLContext, by: str
+) -> None:
+    """OpenSSL has the bytes, and neither the kernel nor the connection's inbox shows them."""
+    with https(hello, server, by=by) as served, Drip(served.address, client) as drip:
+        drip.sock.sendall(drip.shake_hands())
+        request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        first, second = drip.sealed(request), drip.sealed(request)
+        drip.sock.sendall(first + second[:20])
+        assert drip.read().endswith(b"hello")
+        wait_until(lambda: all(conn.phase == Phase.IDLE for conn in served.queue.connections()))
+        time.sleep(SETTLED * 2)  # what close_idle itself counts
+        served.queue.close_idle()
+        drip.sock.sendall(second[20:])
+        assert drip.read().endswith(b"hello")
 
 
 # -- the handshake ---------------------------------------------------------------------------------------------------
