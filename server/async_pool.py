@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import ServerConfig
 from .access_log import WorkerLog
-from .conn_queue import ConnectionQueue, rest_after
+from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .exchange import Exchange
 from .home import Home
 from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector
+from .listening import rest_after
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp

@@ -4,8 +4,7 @@ The kernel is the queue. Listening sockets and parked connections are registered
 which then owns what it got: there is no dispatcher, and a worker accepts only when it is idle.
 
 Promises: ``get`` gives each ready connection to exactly one caller; a parked connection costs no thread; a failing
-system call neither ends nor spins a loop (accept errors pause the listener and ``tend`` resumes it). Refuses: to look
-into a connection's bytes.
+system call neither ends nor spins a loop (see ``listening``). Refuses: to look into a connection's bytes.
 
 Threads: ``get``, ``park`` and ``close`` are called by any worker for a connection that it owns; everything else by the
 child's main thread. ``_table`` is one dict, whose single operations are atomic in CPython (with and without a GIL); the
@@ -14,44 +13,22 @@ ownership lock of each connection decides every race between them (see ``connect
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final
 
 from ..config import TimeoutsConfig
 from .connection import AT_ONCE, INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
 from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
+from .listening import STALE, Listeners, rest_after
 
 logger = logging.getLogger("serverd.worker")
 
-_LISTEN: Final = select.EPOLLIN | select.EPOLLONESHOT
-# Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling"): try the next one.
-_NEXT: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EINTR,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-    }
-)
-# epoll_ctl on a descriptor that was closed, or closed and used again, by the connection's next owner.
-_STALE: Final = frozenset({errno.ENOENT, errno.EBADF})
-# How long a listener rests when the machine is out of descriptors or memory. A peer without a pause made 20,000 failing
-# calls in 5 s; half of a typical client's connect retry is too short to be noticed.
-_PAUSE: Final = 0.1
 # How long a closing connection may still send what is thrown away; 2 s is nginx's lingering_timeout of 5 s, shortened
 # because here nothing but the error message is at stake.
 LINGER: Final = 2.0
@@ -95,11 +72,9 @@ class ConnectionQueue:
         self._epoll = select.epoll()
         self._modify = self._epoll.modify
         self._table: dict[int, Connection] = {}
-        self._listeners: dict[int, socket.socket] = {}
-        self._paused: dict[int, float] = {}  # listener's descriptor -> when it may be tried again
+        self._listeners = Listeners(self._epoll, self.notice)
         self._numbers = 0
         self._numbers_lock = threading.Lock()
-        self._accepting = True
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         # Written when the child's main thread should look: a listener was paused, or the last connection of a drain
@@ -124,8 +99,8 @@ class ConnectionQueue:
             if conn is not None:
                 if conn.owned.acquire(False):
                     return conn
-            elif (listener := self._listeners.get(fd)) is not None:
-                conn = self._accept(listener)
+            elif fd in self._listeners:
+                conn = self._accept(fd)
                 if conn is not None:
                     return conn
             elif fd == self._wake:
@@ -154,7 +129,7 @@ class ConnectionQueue:
         except FileExistsError:  # the number's last owner came late with its registration: it is ours now
             self._modify(fd, interest)
         except OSError as exc:
-            if exc.errno not in _STALE:
+            if exc.errno not in STALE:
                 self._unparkable(conn, exc)
 
     def close(self, conn: Connection) -> None:
@@ -168,29 +143,24 @@ class ConnectionQueue:
         if self._record is not None:
             now = monotonic()
             self._record(ConnectionCompleted(conn.id, now, int(conn.numbers[REQUESTS]), now - conn.opened))
-        if self._paused or not self._accepting:
+        if self._listeners.waiting or self._listeners.closed:
             self.notice()
 
-    def _accept(self, listener: socket.socket) -> Connection | None:
+    def _accept(self, fd: int) -> Connection | None:
         """Accept one connection and let the listener wake the next thread."""
-        fd = listener.fileno()
-        try:
-            sock, address = listener.accept()
-        except BlockingIOError:
-            self._arm(fd)
+        accepted = self._listeners.accept(fd)
+        if accepted is None:
             return None
-        except OSError as exc:
-            if exc.errno in _NEXT:
-                self._arm(fd)
-            elif self._accepting:
-                self._pause(fd, exc)
-            return None
-        conn = self._adopt(sock, address)
-        if self._max and len(self._table) >= self._max:
-            self._pause(fd, None)
+        conn = self._adopt(*accepted)
+        if self._full:
+            self._listeners.pause(fd)
         else:
-            self._arm(fd)
+            self._listeners.arm(fd)
         return conn
+
+    @property
+    def _full(self) -> bool:
+        return self._max > 0 and len(self._table) >= self._max
 
     def _adopt(self, sock: socket.socket, address: object) -> Connection:
         """The Connection of a newly accepted socket, owned by the caller."""
@@ -207,56 +177,22 @@ class ConnectionQueue:
             self._record(ConnectionOpened(conn.id, now, conn.peer))
         return conn
 
-    def _arm(self, fd: int) -> None:
-        """Let the listener's next connection wake a thread. It may have been removed meanwhile, by a drain."""
-        try:
-            self._modify(fd, _LISTEN)
-        except OSError as exc:
-            if exc.errno not in _STALE:
-                self._pause(fd, exc)
-
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
         """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) left to wait for this connection."""
         logger.warning("connection %d closed: cannot wait for it: %s", conn.id, exc)
         if conn.owned.acquire(False):
             self.close(conn)
 
-    def _pause(self, fd: int, exc: OSError | None) -> None:
-        """Leave the listener disarmed until ``tend`` finds room. The backlog keeps what comes meanwhile."""
-        if exc is not None and fd not in self._paused:
-            logger.warning(
-                "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
-            )
-        self._paused[fd] = monotonic() + _PAUSE
-        self.notice()
-
     # -- for the child's main thread -----------------------------------------------------------------------------
 
     def add_listener(self, sock: socket.socket) -> None:
-        """Accept from ``sock`` (listening; made non-blocking here, as two children may race for one connection)."""
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            # Inherited by every accepted socket (tcp(7)): a response is one write and must not wait for an ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._listeners[sock.fileno()] = sock
-        self._epoll.register(sock.fileno(), _LISTEN)
+        """Accept from ``sock``, which listens."""
+        self._listeners.add(sock)
 
     def stop_accepting(self, *, take_backlog: bool) -> None:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
-        self._accepting = False
-        for fd, listener in list(self._listeners.items()):
-            del self._listeners[fd]
-            self._paused.pop(fd, None)
-            self._epoll.unregister(fd)
-            while take_backlog:
-                try:
-                    sock, address = listener.accept()
-                except OSError as exc:
-                    if exc.errno in _NEXT:
-                        continue
-                    break
-                self.park(self._adopt(sock, address), keep_deadline=True)
-            listener.close()
+        for accepted in self._listeners.close(take_backlog=take_backlog):
+            self.park(self._adopt(*accepted), keep_deadline=True)
         self.notice()
 
     def tend(self, now: float, expired: Callable[[Connection], None]) -> float:
@@ -264,15 +200,7 @@ class ConnectionQueue:
 
         A deadline that is set after this call is at least the shortest timeout away, so none is overslept.
         """
-        again = now + self._shortest
-        for fd, until in list(self._paused.items()):
-            if until > now:
-                again = min(again, until)
-            elif self._max and len(self._table) >= self._max:
-                pass  # the next close() calls again
-            else:
-                self._paused.pop(fd, None)
-                self._arm(fd)
+        again = min(now + self._shortest, self._listeners.resume(now, self._full))
         for conn in self.connections():
             deadline = self._deadline(conn)
             if deadline > now:
@@ -349,8 +277,8 @@ class ConnectionQueue:
         for conn in self.connections():
             conn.owned.acquire(False)
             self.close(conn)
-        for listener in self._listeners.values():
-            listener.close()
+        for _ in self._listeners.close(take_backlog=False):
+            pass
         self._epoll.close()
         os.close(self._wake)
         os.close(self.attention)
@@ -375,9 +303,3 @@ def _has_next(conn: Connection) -> bool:
 def _wants_at_once(conn: Connection) -> bool:
     """Whether it is parked with ``at_once``. A hint, but for the owner."""
     return _has_next(conn) or (conn.phase == Phase.HANDSHAKE and conn.out is not None)
-
-
-def rest_after(exc: OSError) -> None:
-    """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
-    logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
-    sleep(_PAUSE)

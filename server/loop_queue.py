@@ -19,8 +19,9 @@ from collections import deque
 from time import monotonic
 from typing import Any, Final
 
-from .conn_queue import ConnectionQueue, rest_after
+from .conn_queue import ConnectionQueue
 from .connection import AT_ONCE, INTEREST, SINCE, Connection
+from .listening import rest_after
 
 _ONESHOT: Final = 0x40000000
 _LEVEL: Final = tuple(interest & ~_ONESHOT for interest in INTEREST)
@@ -56,8 +57,8 @@ class LoopQueue(ConnectionQueue):
                     found.append(conn)
                 else:
                     self._disarm(conn)
-            elif (listener := self._listeners.get(fd)) is not None:
-                accepted = self._accept(listener)
+            elif fd in self._listeners:
+                accepted = self._accept(fd)
                 if accepted is not None:
                     found.append(accepted)
             elif fd == self._news:

@@ -15,7 +15,7 @@ import select
 from collections.abc import Callable
 from typing import Any, Final
 
-from .conn_queue import rest_after
+from .listening import rest_after
 
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 _WRITE: Final = select.EPOLLOUT

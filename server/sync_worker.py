@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Final
 from ..config import ServerConfig
 from .access_log import WorkerLog
 from .asgi.run_sync import InlineCalls
-from .conn_queue import ConnectionQueue, rest_after
+from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .exchange import Exchange
 from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector, recorder
+from .listening import rest_after
 from .request_meta import _classify_request, _RequestMeta
 from .routes import all_on_threads, router
 from .serving import Serving

@@ -1,0 +1,141 @@
+"""The listening sockets of a child, in the epoll of its queue; and what a loop does when it has no resources.
+
+Promises: a listener's event wakes one thread, which accepts one connection; errors of the connection that was to be
+accepted pass, errors of the machine (no descriptors, no memory) pause the listener, and ``resume`` goes on: no loop
+ends or spins because a system call failed. Refuses: to know what becomes of an accepted socket.
+
+Threads: ``accept``, ``arm`` and ``pause`` are called by any worker, everything else by the child's main thread. The two
+dicts are used by single operations, which are atomic in CPython.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+from collections.abc import Callable, Iterator
+from time import monotonic, sleep
+from typing import Any, Final
+
+logger = logging.getLogger("serverd.worker")
+
+_LISTEN: Final = select.EPOLLIN | select.EPOLLONESHOT
+# Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling"): try the next one.
+_NEXT: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EINTR,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+    }
+)
+# epoll_ctl on a descriptor that was closed, or closed and used again, by its next owner.
+STALE: Final = frozenset({errno.ENOENT, errno.EBADF})
+# How long a listener rests when the machine is out of descriptors or memory. A peer without a pause made 20,000 failing
+# calls in 5 s; half of a typical client's connect retry is too short to be noticed.
+_PAUSE: Final = 0.1
+
+Accepted = tuple[socket.socket, Any]  # and the peer's address, as accept(2) gives it
+
+
+class Listeners:
+    """See the module. ``notice`` tells the main thread that ``resume`` has something to do. Truthy if there are any."""
+
+    def __init__(self, epoll: select.epoll, notice: Callable[[], None]) -> None:
+        self._epoll = epoll
+        self._notice = notice
+        self._sockets: dict[int, socket.socket] = {}
+        self._paused: dict[int, float] = {}  # descriptor -> when it may be tried again
+        self.closed = False
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._sockets
+
+    @property
+    def waiting(self) -> bool:
+        """Whether one waits for a connection to close, or for room."""
+        return bool(self._paused)
+
+    def add(self, sock: socket.socket) -> None:
+        """Accept from ``sock`` (listening; made non-blocking here, as two children may race for one connection)."""
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            # Inherited by every accepted socket (tcp(7)): a response is one write and must not wait for an ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets[sock.fileno()] = sock
+        self._epoll.register(sock.fileno(), _LISTEN)
+
+    def accept(self, fd: int) -> Accepted | None:
+        """One connection of the listener that has an event; ``arm`` or ``pause`` it then. None if there is none now."""
+        listener = self._sockets.get(fd)
+        if listener is None:
+            return None
+        try:
+            return listener.accept()
+        except BlockingIOError:
+            self.arm(fd)
+        except OSError as exc:
+            if exc.errno in _NEXT:
+                self.arm(fd)
+            elif not self.closed:
+                self.pause(fd, exc)
+        return None
+
+    def arm(self, fd: int) -> None:
+        """Let the listener's next connection wake a thread. It may have been removed meanwhile, by a drain."""
+        try:
+            self._epoll.modify(fd, _LISTEN)
+        except OSError as exc:
+            if exc.errno not in STALE:
+                self.pause(fd, exc)
+
+    def pause(self, fd: int, exc: OSError | None = None) -> None:
+        """Leave the listener disarmed until ``resume`` finds room. The backlog keeps what comes meanwhile."""
+        if exc is not None and fd not in self._paused:
+            logger.warning(
+                "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
+            )
+        self._paused[fd] = monotonic() + _PAUSE
+        self._notice()
+
+    def resume(self, now: float, full: bool) -> float:
+        """Arm those whose pause is over, unless the child is ``full``; the time when to call again."""
+        again = float("inf")
+        for fd, until in list(self._paused.items()):
+            if until > now:
+                again = min(again, until)
+            elif not full:  # else the next connection that closes calls again
+                self._paused.pop(fd, None)
+                self.arm(fd)
+        return again
+
+    def close(self, *, take_backlog: bool) -> Iterator[Accepted]:
+        """Let go of all of them; with ``take_backlog`` gives what waits in their backlogs first."""
+        self.closed = True
+        for fd, listener in list(self._sockets.items()):
+            del self._sockets[fd]
+            self._paused.pop(fd, None)
+            self._epoll.unregister(fd)
+            while take_backlog:
+                try:
+                    accepted = listener.accept()
+                except OSError as exc:
+                    if exc.errno in _NEXT:
+                        continue
+                    break
+                yield accepted
+            listener.close()
+
+
+def rest_after(exc: OSError) -> None:
+    """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
+    logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
+    sleep(_PAUSE)
