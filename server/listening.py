@@ -123,7 +123,10 @@ class Listeners:
         for fd, listener in list(self._sockets.items()):
             del self._sockets[fd]
             self._paused.pop(fd, None)
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed by who made it: the kernel has forgotten it
             while take_backlog:
                 try:
                     accepted = listener.accept()
