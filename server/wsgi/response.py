@@ -12,6 +12,7 @@ Belongs to one request, one thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 _LENGTH: Final = "content-length"
+# The status as nearly every application writes it; what is not here is looked at more closely.
+_CODES: Final = {f"{status.value} {status.phrase}": status.value for status in HTTPStatus if status >= 200}
 
 
 class Misuse(Exception):
@@ -59,7 +62,7 @@ class Response:
                 exc_info = None  # no ring of frames
         elif self._status:
             raise RuntimeError("start_response was called a second time, without exc_info (PEP 3333)")
-        code = _status_code(status)
+        code = _CODES.get(status) or _status_code(status)
         self._left = -1
         fields = []
         try:
