@@ -37,7 +37,7 @@ format: ## put the code into its one form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: ## measure serverd, uvicorn and the raw limit on the same cores
+bench: ## measure serverd beside other servers on the same cores (seven minutes)
 	@tools/bootstrap bench
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
