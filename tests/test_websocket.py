@@ -291,6 +291,37 @@ def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch: pytest.
         assert ws.client.closed()
 
 
+def test_a_slow_reader_gets_all_that_was_sent_before_the_close(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client cannot answer a close frame that it has not had."""
+    monkeypatch.setattr("serverd.server.websocket.cycle.CLOSE_TIMEOUT", 0.2)
+    sent = threading.Event()
+    count = 0
+
+    async def fills(scope: Message, receive: Any, send: Any) -> None:
+        nonlocal count
+        await receive()
+        await send({"type": "websocket.accept"})
+        while not receive.__self__.conn.pending_out:  # what the kernel has is the kernel's to deliver
+            await send({"type": "websocket.send", "bytes": bytes(30_000)})
+            count += 1
+        await send({"type": "websocket.close", "code": 3000})
+        sent.set()
+
+    with served(fills, by, compression=False) as workers:
+        with RawWebSocket(workers.address, receive_buffer=32768) as ws:
+            assert sent.wait(10)
+            time.sleep(0.6)  # a client that reads nothing for three times as long
+            for _ in range(count):
+                assert len(ws.receive().payload) == 30_000
+            ws.close(3000)
+        with RawWebSocket(workers.address, receive_buffer=32768) as ws:  # one that reads, and does not answer
+            while ws.receive().opcode != CLOSE:
+                pass
+            assert ws.client.closed()
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_the_application_returns_or_raises(by: str, before: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def returns(scope: Message, receive: Any, send: Any) -> None:
@@ -346,6 +377,28 @@ def test_denials(by: str) -> None:
         with pytest.raises(InvalidStatus) as caught:
             connect("ws://{}:{}/".format(*workers.address))
         assert caught.value.response.body == b"pay first"
+
+
+@pytest.mark.parametrize(
+    ("then", "complaint"), [("raise", "raised"), ("return", "returned"), ("text", "must be bytes")]
+)
+def test_a_denial_that_fails_before_its_body(
+    by: str, then: str, complaint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it was sent: the client gets a 500, as for any response."""
+
+    async def errs(scope: Message, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 402, "headers": []})
+        if then == "raise":
+            raise ValueError
+        if then == "text":
+            await send({"type": "websocket.http.response.body", "body": "text"})
+
+    with served(errs, by) as workers, workers.connect() as client:
+        client.send(handshake())
+        assert client.response().status == 500
+        assert client.closed()
+        wait_until(lambda: complaint in caplog.text)
 
 
 def test_messages_out_of_order_are_refused(caplog: pytest.LogCaptureFixture) -> None:

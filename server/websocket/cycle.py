@@ -114,7 +114,7 @@ class WebSocketCycle(Inbound):
         self.state = OPEN
         self.session = Session(handshake.protocol, config.max_message)
         self._handshake = None
-        self.watching = True  # the timer of the pings hangs on it, also when what came with the handshake ends it
+        self.watching = True  # also when what came with the handshake ends it: the pings have a timer
         if config.ping_interval:
             self.beats = KeepAlive(
                 worker.loop,
@@ -161,8 +161,12 @@ class WebSocketCycle(Inbound):
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _start_closing(self, code: int, reason: str) -> None:
-        """Send the first close frame; the client has ``CLOSE_TIMEOUT`` to answer it. Raises ValueError."""
+    def _start_closing(self, code: int, reason: str, *, hurry: bool = False) -> None:
+        """Send the first close frame; the client has ``CLOSE_TIMEOUT`` to answer it. Raises ValueError.
+
+        That time begins when all has been sent that stands before it, however slowly the client reads
+        (``timeouts.write``); with ``hurry``, now.
+        """
         session = self.session
         assert session is not None
         data = session.close(code, reason)
@@ -178,8 +182,19 @@ class WebSocketCycle(Inbound):
         if session.over:
             self.finish()  # it was about to be failed: that is what the client was told
         else:
-            self._deadline = self.worker.loop.call_later(CLOSE_TIMEOUT, self.cut)
+            if hurry or self.conn.out is None:
+                self._await_answer()
             self.read_on()
+
+    def _await_answer(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.worker.loop.call_later(CLOSE_TIMEOUT, self.cut)
+
+    def has_room(self) -> None:
+        """As the base's; when the close frame is on its way, it is the client's turn."""
+        super().has_room()
+        if self.state is CLOSING and not self.done and self.conn.out is None:
+            self._await_answer()
 
     def fail(self, status: int, message: str) -> None:
         """The server or the application cannot go on: an HTTP error before the handshake, close code 1011 after it."""
@@ -192,7 +207,8 @@ class WebSocketCycle(Inbound):
             self.outcome = (1011, "")
             self._start_closing(1011, "internal error")
         elif self.state is DENYING:
-            self.cut()
+            self.state = CLOSING
+            super().fail(status, message)
 
     def returned(self) -> str:
         """The application returned: that closes what it left open. What was wrong with it, if anything."""
@@ -220,18 +236,20 @@ class WebSocketCycle(Inbound):
                 self.end_now()
             else:
                 self._deadline = self.worker.loop.call_later(QUIET, self.end_now)
+        elif self.state is CLOSING and not self.done:
+            self._await_answer()
 
     def end_now(self) -> None:
         """See ``drain``."""
         if self.state is OPEN:
             self.outcome = (1012, "service restart")
             self.gone = True
-            self._start_closing(1012, "service restart")
+            self._start_closing(1012, "service restart", hurry=True)
             self.wake()
 
     def abandon(self) -> None:
         """As the base's; but a closing handshake that is under way goes on to its end, or its deadline."""
-        if self._deadline is None:
+        if self.state is not CLOSING:
             self.cut()
 
     def cut(self) -> None:
