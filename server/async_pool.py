@@ -56,6 +56,7 @@ class AsyncPool:
         self._thread.start()
         self._running.wait()
         if self._failure is not None:
+            self._thread.join()  # it ends at once; `stop` must not find it alive
             raise self._failure
 
     def call[T](self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:

@@ -261,14 +261,15 @@ class _Child:
 
     def _drain(self, order: Drain | Stop) -> int:
         """Finish what was received, as long as the order allows; say what could not be; leave."""
-        deadline = time.monotonic()
+        deadline = 0.0
         if isinstance(order, Drain):
-            deadline += order.graceful
+            deadline = time.monotonic() + order.graceful
             close_idle = order.final or order.close_idle
             self._begin_drain(order)
             while not self._drained() and (now := time.monotonic()) < deadline:
                 further = self._wait(min(deadline, now + SETTLED) if close_idle else deadline)
                 if isinstance(further, Stop):
+                    deadline = 0.0
                     break
                 if further is not None and not order.final:
                     # A retiring child hears that the whole server stops: no attrition any more, and the sooner end.
@@ -276,7 +277,7 @@ class _Child:
                     close_idle = True
                 if close_idle:
                     self._queue.close_idle()
-        cut = self._cut_off()
+        cut = self._cut_off("at the end of timeouts.graceful" if deadline else "by a stop at once")
         self._shut_down(min(max(deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
         self._spec.channel.send(Drained(self._workers.requests(), cut))
         return 0
@@ -289,14 +290,14 @@ class _Child:
     def _drained(self) -> bool:
         return self._workers.is_idle() and not self._queue.open
 
-    def _cut_off(self) -> list[str]:
+    def _cut_off(self, why: str) -> list[str]:
         """Name the requests that are given up, and let the workers go."""
         now = time.monotonic()
         cut = [describe(exchange, now) for exchange in self._workers.in_flight()]
         if tasks := self._workers.left_behind():
             cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
         for line in cut:
-            logger.warning("cut off at the end of timeouts.graceful: %s", line)
+            logger.warning("cut off %s: %s", why, line)
         self._queue.wake()
         self._workers.leave(0.0 if cut else _LEAVING)
         return cut

@@ -22,6 +22,7 @@ from ..config.units import format_duration
 CLEAN: Final = 0
 USAGE_ERROR: Final = 2
 APP_NOT_LOADED: Final = 4
+DEFAULT_APP: Final = "main:app"  # what init writes when it is not told
 _STANDARD_ERROR: Final = 2  # the descriptor: what imported modules print must not get into our output
 _INTERFACES: Final = {"asgi": "an ASGI application", "wsgi": "a WSGI application", "sync": "a SyncApp"}
 _HIDDEN: Final = "(hidden: --show-env)"
@@ -50,7 +51,6 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
     if "error" in found:
         if found["traceback"]:
             say(found["traceback"].rstrip())
-        say(f"serverd check: {found['error']}")
         verdict, status = f"{config.app} was not loaded", APP_NOT_LOADED
     else:
         if found["gil_culprit"]:
@@ -63,6 +63,8 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
         status = CLEAN
     sys.stdout.write(f"# {verdict}\n{to_yaml(shown)}")
     sys.stdout.flush()
+    if "error" in found:  # last, where a person looks first
+        say(f"serverd check: {found['error']}")
     return status
 
 
@@ -114,7 +116,8 @@ def init(path: Path, *, app: str, force: bool) -> int:
     except OSError as error:
         say(f"serverd init: {path} cannot be written: {error.strerror}")
         return USAGE_ERROR
-    say(f"wrote {path}; next: serverd check -c {path}, then serverd -c {path}")
+    first = f"put your application in place of {app}, then " if app == DEFAULT_APP else ""
+    say(f"wrote {path}; next: {first}serverd check -c {path}, then serverd -c {path}")
     return CLEAN
 
 

@@ -26,14 +26,20 @@ from .privileges import Identity
 
 # sd_listen_fds(3): passed descriptors begin here.
 _LISTEN_FDS_START: Final = 3
+# A server that is just being replaced, and an address whose interface is not up yet.
+_PASSING: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 
 
 class ListenError(Exception):
-    """Sockets that cannot be had; `problems` has one line for each, naming the address and the remedy."""
+    """Sockets that cannot be had; `problems` has one line for each, naming the address and the remedy.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    `passing`: another try may succeed with nothing changed here, as whoever has the address may end.
+    """
+
+    def __init__(self, problems: Sequence[str], *, passing: bool = False) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class Listeners:
         """
         opened: dict[ListenAddress, tuple[Listener, ...]] = {}
         problems: list[str] = []
+        passing = True
         for address in dict.fromkeys(addresses):
             if address in self._open:
                 for listener in self._open[address]:
@@ -126,10 +133,11 @@ class Listeners:
                 opened[address] = self._open_one(address, backlog, access)
             except ListenError as error:
                 problems.extend(error.problems)
+                passing = passing and error.passing
         if problems:
             for listener in _flat(opened):
                 listener.close()
-            raise ListenError(problems)
+            raise ListenError(problems, passing=passing)
         self._open.update(opened)
         return _flat(opened)
 
@@ -213,7 +221,8 @@ def _tcp(address: TcpAddress, backlog: int) -> Listener:
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise ListenError([f"listen: {address}{_tcp_reason(address, error)}"]) from None
+        problem = f"listen: {address}{_tcp_reason(address, error)}"
+        raise ListenError([problem], passing=error.errno in _PASSING) from None
     return Listener(sock)
 
 
@@ -248,7 +257,8 @@ def _unix(address: UnixAddress, backlog: int, access: Access) -> Listener:
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise ListenError([f"listen: {address}{_unix_reason(path, error)}"]) from None
+        problem = f"listen: {address}{_unix_reason(path, error)}"
+        raise ListenError([problem], passing=error.errno in _PASSING) from None
     finally:
         if before is not None:
             os.umask(before)

@@ -6,8 +6,9 @@ what serves as it was; a listening socket whose address stays in the configurati
 that no connection is refused on the way. What is to be done is decided by policy.py from the roster; this
 module does it and says so in the log.
 
-`run` returns the exit status: 0 after an orderly stop, 2 when an address, user or pidfile cannot be had, 3 or 4
-when the first generation cannot boot (the child's own status), 1 after a mistake of ours.
+`run` returns the exit status: 0 after an orderly stop, 2 when an address, user or pidfile cannot be had, 1 when an
+address is only in use now or not there yet, 3 or 4 when the first generation cannot boot (the child's own status), 1
+after a mistake of ours.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from .watching import Watching
 logger = logging.getLogger("serverd.master")
 
 _INIT: Final = 1
+# Exit statuses; a service manager tries again after the first, and not after the second.
+_BROKEN: Final = 1
+_MISCONFIGURED: Final = 2
 # More actions than any roster can ask for at one moment: reached only if acting does not change what is decided.
 _MOST_ACTIONS: Final = 100_000
 
@@ -59,7 +63,7 @@ def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], main
     except (ListenError, PidfileError, PrivilegeError) as error:
         for line in str(error).splitlines():
             logger.error("%s", line)
-        return 2
+        return _BROKEN if isinstance(error, ListenError) and error.passing else _MISCONFIGURED
     return master.serve()
 
 
@@ -109,7 +113,7 @@ class Master:
             return self._status
         except Exception:
             logger.exception("the master has failed; its children drain and exit")
-            return 1
+            return _BROKEN
         finally:
             self._put_away()
 
@@ -263,7 +267,7 @@ class Master:
         if begun is not None and begun.urgency >= urgency:
             return
         graceful = self._config.timeouts.graceful
-        logger.info("%s", reports.stopping(urgency, graceful))
+        logger.info("%s", reports.stopping(urgency, graceful, serving=self._roster.current is not None))
         self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
         if begun is not None:
             return

@@ -55,8 +55,10 @@ def master_title(config: ServerConfig) -> str:
     return f"{config.process.title or 'serverd'}: master ({config.app})"
 
 
-def stopping(urgency: Urgency, graceful: float) -> str:
-    """What happens now, when the server is to stop."""
+def stopping(urgency: Urgency, graceful: float, *, serving: bool) -> str:
+    """What happens now, when the server is to stop. serving: a generation has become ready."""
+    if not serving:
+        return "stopping"
     match urgency:
         case Urgency.GRACEFUL:
             return f"stopping, requests in flight have {graceful:g} s" if graceful else "stopping"

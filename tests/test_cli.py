@@ -300,9 +300,16 @@ def test_init_writes_a_file_that_loads(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["init"]) == 0
     assert capsys.readouterr() == (
         "",
-        "wrote server.yaml; next: serverd check -c server.yaml, then serverd -c server.yaml\n",
+        (
+            "wrote server.yaml; next: put your application in place of main:app, then serverd check -c server.yaml, "
+            "then serverd -c server.yaml\n"
+        ),
     )
     assert load("server.yaml", environ={}).app == "main:app"
+    assert cli.main(["init", "--app", "mine:app", "--force"]) == 0
+    assert capsys.readouterr().err == (
+        "wrote server.yaml; next: serverd check -c server.yaml, then serverd -c server.yaml\n"
+    )
 
 
 def test_init_does_not_overwrite(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,7 @@ def test_the_first_ctrl_c_is_graceful_and_the_second_is_not(tmp_path: Path) -> N
         assert all(map(alive, workers)), "the children leave it to the master"
         daemon.press("\x03")
         daemon.wait_for_line("stopping at once")
+        daemon.wait_for_line("cut off by a stop at once: GET /")
         assert daemon.wait_exit(5.0) == 0
         assert waiting.result() is None
 
