@@ -82,15 +82,6 @@ def test_what_is_refused_is_answered_closed_and_never_reaches_the_application(tm
         assert daemon.count("Traceback") == 0
 
 
-def test_a_port_in_use_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with Daemon(tmp_path, config={"listen": [f"127.0.0.1:{port}"]}) as daemon:
-            assert daemon.wait_exit() == 2
-            (line,) = daemon.lines
-            assert f"127.0.0.1:{port} is in use" in line
-
-
 @pytest.mark.parametrize(
     ("config", "words", "status"),
     [
