@@ -17,24 +17,25 @@ import logging
 import math
 import os
 import selectors
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import setproctitle
 
-from ..config import ConfigError, ServerConfig
+from ..config import ServerConfig
 from ..config.logs import setup_logging
 from . import policy, reports, signals
 from .crew import Crew
 from .listeners import Access, Inherited, ListenError, Listeners
 from .notify import Notifier
+from .orders import Orders
 from .pidfile import Pidfile, PidfileError
 from .policy import Action, AskToDrain, AskToStop, BeginReload, GiveUp, KillChild, Promote, Quit, StartChild
 from .privileges import PrivilegeError, resolve
-from .roster import BootFailure, Generation, Roster, Shutdown, Urgency
+from .rollout import Rollout
+from .roster import Generation, Roster, Urgency
 from .spawn import Closable, Descriptor, Main, reap
 from .watching import Watching
 
@@ -75,11 +76,7 @@ class Master:
     ) -> None:
         """Take what the outside world has to give: sockets, the pidfile, signals. Raises ListenError,
         PidfileError or PrivilegeError, with everything given back."""
-        self._config = config
-        self._reload_config = reload_config
         self._status: int | None = None
-        self._terminal = signals.on_a_terminal()
-        self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._identity = resolve(config.process)
         self._listeners = Listeners(Inherited.take_from(os.environ, os.getpid()))
         self._pidfile: Pidfile | None = None
@@ -99,15 +96,19 @@ class Master:
         self._roster = Roster()
         self._crew = Crew(self._roster, self._selector, main)
         self._watching = Watching(self._selector, self._on_change)
+        self._rollout = Rollout(
+            config, reload_config, self._roster, self._listeners, self._crew, self._watching, self._notifier
+        )
+        self._orders = Orders(
+            self._roster, self._rollout, self._listeners, self._watching, self._notifier, self._bury
+        )
 
     def serve(self) -> int:
         """Run until it is over; the exit status."""
         try:
             for listener in self._listeners.all():
-                logger.info("%s", reports.is_listening(listener, self._config))
-            self._notifier.starting("booting", self._config.timeouts.boot)
-            self._roster.begin(self._config, self._identity, "start", time.monotonic())
-            self._watching.configure(self._config, self._identity)
+                logger.info("%s", reports.is_listening(listener, self._rollout.config))
+            self._rollout.start(self._identity)
             while self._status is None:
                 self._turn()
             return self._status
@@ -164,11 +165,12 @@ class Master:
             case KillChild(child, reason):
                 self._crew.kill(child, reason)
             case Promote():
-                self._promote()
+                self._rollout.promote()
             case GiveUp():
-                self._give_up()
+                if (status := self._rollout.give_up()) is not None:
+                    self._orders.stop(Urgency.GRACEFUL, status)
             case BeginReload():
-                self._begin_reload()
+                self._rollout.begin()
             case Quit(status):
                 self._status = status
 
@@ -187,93 +189,8 @@ class Master:
         if self._notifier.sock is not None:
             yield self._notifier.sock
 
-    # Generations
-
-    def _promote(self) -> None:
-        before = self._roster.current
-        generation = self._roster.promote()
-        self._config = generation.config
-        for name in self._listeners.keep_only(generation.config.listen):
-            logger.info("no longer listening on %s", name)
-        if before is not None:
-            self._follow(before.config, generation)
-        for action in policy.decide(self._roster, time.monotonic()).actions:
-            if isinstance(action, AskToDrain):  # the old children hear of it before anybody else does
-                self._act(action)
-        line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
-        logger.info("%s", line)
-        self._notifier.ready(line)
-
-    def _follow(self, before: ServerConfig, generation: Generation) -> None:
-        """What of the configuration the master itself goes by, now that `generation` serves."""
-        config = generation.config
-        setup_logging(config.logging, process="master", stream=sys.stderr)
-        setproctitle.setproctitle(reports.master_title(config))
-        self._watching.configure(config, generation.identity)
-        if before.process.pidfile != config.process.pidfile:
-            logger.warning("process.pidfile has changed, and counts from the next start on")
-
-    def _give_up(self) -> None:
-        failed = self._roster.give_up()
-        assert failed.failure is not None
-        if self._roster.current is None:
-            logger.error("nothing to serve: generation %d cannot boot", failed.number)
-            self._shut_down(Urgency.GRACEFUL, failed.failure.status)
-            return
-        self._listeners.keep_only(self._roster.current.config.listen)
-        self._reload_failed()
-
-    def _reload_failed(self, problems: Sequence[str] = ()) -> None:
-        for problem in problems:
-            logger.error("%s", problem)
-        if self._roster.current is None:
-            logger.error("reload failed")
-            return
-        line = f"reload failed: still serving generation {self._roster.current.number}"
-        logger.error("%s", line)
-        self._notifier.ready(line)
-
-    def _begin_reload(self) -> None:
-        request, self._roster.request = self._roster.request, None
-        assert request is not None
-        began = time.monotonic()
-        logger.info("reload: %s", request.cause)
-        if self._roster.current is not None:
-            self._notifier.reloading(f"reload: {request.cause}", self._config.timeouts.boot)
-        try:
-            config = self._reload_config()
-            identity = resolve(config.process)
-            access = Access.of(config.process.umask, identity)
-            opened = self._listeners.open(config.listen, config.limits.backlog, access)
-        except (ConfigError, ListenError, PrivilegeError) as error:
-            self._reload_failed(str(error).splitlines())
-            return
-        except Exception as error:  # noqa: BLE001 - whatever a file can do to its reader: what serves is not touched
-            self._reload_failed([f"the configuration cannot be read: {error!r}"])
-            return
-        for listener in opened:
-            logger.info("%s", reports.is_listening(listener, config))
-        self._roster.begin(config, identity, request.cause, began)
-        self._listeners.keep_only(
-            address for generation in self._roster.generations() for address in generation.config.listen
-        )
-
     def _on_change(self, cause: str) -> None:
         self._roster.ask_reload(cause, newer_code=True)
-
-    def _shut_down(self, urgency: Urgency, status: int = 0) -> None:
-        """Begin to stop, or stop faster than was begun."""
-        begun = self._roster.shutdown
-        if begun is not None and begun.urgency >= urgency:
-            return
-        graceful = self._config.timeouts.graceful
-        logger.info("%s", reports.stopping(urgency, graceful, serving=self._roster.current is not None))
-        self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
-        if begun is not None:
-            return
-        self._notifier.stopping("stopping", policy.longest_stop(graceful, urgency))
-        self._watching.stop()
-        self._listeners.close()  # the children hold their own copies, and accept what waits in the backlogs
 
     def _put_away(self) -> None:
         """Give back what was taken. Children that are left see the end of their channel, drain and exit."""
@@ -288,67 +205,14 @@ class Master:
         self._notifier.close()
         logger.info("stopped")
 
-    # Signals
-
     def _on_signals(self) -> None:
         for number in self._signals.read():
-            self._on_signal(number)
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        match number:
-            case signal.SIGTERM:
-                self._shut_down(Urgency.GRACEFUL)
-            case signal.SIGINT:
-                self._interrupt()
-            case signal.SIGQUIT:
-                self._hurry(Urgency.FAST)
-            case signal.SIGHUP:
-                self._hang_up()
-            case signal.SIGUSR1:
-                logger.info("SIGUSR1: the log goes to standard error, there is nothing to reopen")
-            case signal.SIGUSR2:
-                logger.warning("SIGUSR2: replacing the master is not yet supported; restart serverd instead")
-            case signal.SIGTTIN | signal.SIGTTOU:
-                wanted = self._roster.scale(1 if number == signal.SIGTTIN else -1)
-                logger.info("%s: %s wanted", number.name, reports.count(wanted, "child", "children"))
-            case signal.SIGWINCH:
-                self._rest()
-            case signal.SIGCHLD if os.getpid() == _INIT:
-                self._bury()
-
-    def _interrupt(self) -> None:
-        """SIGINT stops fast; a person's first Ctrl-C gives requests the time to finish."""
-        gently = self._terminal and self._roster.shutdown is None
-        self._hurry(Urgency.GRACEFUL if gently else Urgency.FAST)
-        if gently:
-            logger.info("press Ctrl-C again to stop at once")
-
-    def _hurry(self, least: Urgency) -> None:
-        """Stop, and faster than before if that has begun already."""
-        begun = self._roster.shutdown
-        self._shut_down(least if begun is None else Urgency(min(Urgency.NOW, begun.urgency + 1)))
-
-    def _hang_up(self) -> None:
-        """SIGHUP reloads, unless it comes because the terminal was closed."""
-        if self._terminal and not self._nohup and not signals.on_a_terminal():
-            self._shut_down(Urgency.GRACEFUL)
-        elif self._roster.shutdown is None:
-            self._roster.ask_reload("SIGHUP", newer_code=False)
-
-    def _rest(self) -> None:
-        """SIGWINCH: no children until SIGHUP or SIGTTIN, with the sockets kept open."""
-        if self._terminal or self._roster.shutdown is not None:
-            return  # somebody has changed the size of the window
-        if self._roster.current is None:
-            logger.warning("SIGWINCH: nothing serves yet")
-            return
-        if self._roster.booting is not None:
-            self._roster.booting.failure = BootFailure(0, "SIGWINCH")
-        self._roster.current.wanted = 0
-        logger.info("SIGWINCH: all children drain; SIGHUP or SIGTTIN brings them back")
+            self._orders.on_signal(number)
 
     def _bury(self) -> None:
         """As PID 1, take note of our own dead, and of those whom nobody else would bury."""
+        if os.getpid() != _INIT:
+            return  # each of ours has a pidfd
         for pid, status in reap():
             if not self._crew.bury(pid, status) and not self._watching.bury(pid, status):
                 logger.debug("buried process %d, which %s", pid, reports.how_it_ended(status))

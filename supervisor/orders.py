@@ -1,0 +1,117 @@
+"""What people want of the master: the meaning of signals, and how a stop begins.
+
+Promises: the meanings are gunicorn's (docs/operations.md has the table); a wish that comes while the
+server stops can only make the stop faster. Refuses to act on children (policy.py decides, crew.py acts).
+
+Owned by the master's only thread; signals are read there, never handled in a handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+
+from . import policy, reports, signals
+from .listeners import Listeners
+from .notify import Notifier
+from .rollout import Rollout
+from .roster import BootFailure, Roster, Shutdown, Urgency
+from .watching import Watching
+
+logger = logging.getLogger("serverd.master")
+
+
+class Orders:
+    """See the module. `bury` is called on SIGCHLD (as PID 1, which has to wait for everybody's children)."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        rollout: Rollout,
+        listeners: Listeners,
+        watching: Watching,
+        notifier: Notifier,
+        bury: Callable[[], None],
+    ) -> None:
+        self._roster = roster
+        self._rollout = rollout
+        self._listeners = listeners
+        self._watching = watching
+        self._notifier = notifier
+        self._bury = bury
+        self._terminal = signals.on_a_terminal()
+        self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """Do what `number` stands for."""
+        match number:
+            case signal.SIGTERM:
+                self.stop(Urgency.GRACEFUL)
+            case signal.SIGINT:
+                self._interrupt()
+            case signal.SIGQUIT:
+                self._hurry(Urgency.FAST)
+            case signal.SIGHUP:
+                self._hang_up()
+            case signal.SIGUSR1:
+                logger.info("SIGUSR1: the log goes to standard error, there is nothing to reopen")
+            case signal.SIGUSR2:
+                logger.warning("SIGUSR2: replacing the master is not yet supported; restart serverd instead")
+            case signal.SIGTTIN | signal.SIGTTOU:
+                self.scale(1 if number == signal.SIGTTIN else -1, number.name)
+            case signal.SIGWINCH:
+                self._rest()
+            case signal.SIGCHLD:
+                self._bury()
+
+    def stop(self, urgency: Urgency, status: int = 0) -> None:
+        """Begin to stop, or stop faster than was begun."""
+        begun = self._roster.shutdown
+        if begun is not None and begun.urgency >= urgency:
+            return
+        graceful = self._rollout.config.timeouts.graceful
+        logger.info("%s", reports.stopping(urgency, graceful, serving=self._roster.current is not None))
+        self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
+        if begun is not None:
+            return
+        self._notifier.stopping("stopping", policy.longest_stop(graceful, urgency))
+        self._watching.stop()
+        self._listeners.close()  # the children hold their own copies, and accept what waits in the backlogs
+
+    def scale(self, by: int, cause: str) -> int:
+        """So many children more (or less) than now; the number that is wanted then."""
+        wanted = self._roster.scale(by)
+        logger.info("%s: %s wanted", cause, reports.count(wanted, "child", "children"))
+        return wanted
+
+    def _interrupt(self) -> None:
+        """SIGINT stops fast; a person's first Ctrl-C gives requests the time to finish."""
+        gently = self._terminal and self._roster.shutdown is None
+        self._hurry(Urgency.GRACEFUL if gently else Urgency.FAST)
+        if gently:
+            logger.info("press Ctrl-C again to stop at once")
+
+    def _hurry(self, least: Urgency) -> None:
+        """Stop, and faster than before if that has begun already."""
+        begun = self._roster.shutdown
+        self.stop(least if begun is None else Urgency(min(Urgency.NOW, begun.urgency + 1)))
+
+    def _hang_up(self) -> None:
+        """SIGHUP reloads, unless it comes because the terminal was closed."""
+        if self._terminal and not self._nohup and not signals.on_a_terminal():
+            self.stop(Urgency.GRACEFUL)
+        elif self._roster.shutdown is None:
+            self._roster.ask_reload("SIGHUP", newer_code=False)
+
+    def _rest(self) -> None:
+        """SIGWINCH: no children until SIGHUP or SIGTTIN, with the sockets kept open."""
+        if self._terminal or self._roster.shutdown is not None:
+            return  # somebody has changed the size of the window
+        if self._roster.current is None:
+            logger.warning("SIGWINCH: nothing serves yet")
+            return
+        if self._roster.booting is not None:
+            self._roster.booting.failure = BootFailure(0, "SIGWINCH")
+        self._roster.current.wanted = 0
+        logger.info("SIGWINCH: all children drain; SIGHUP or SIGTTIN brings them back")

@@ -1,0 +1,146 @@
+"""How one generation follows another: begun, promoted, given up, or refused before it began.
+
+Promises: whatever goes wrong in a reload leaves what serves as it was; whoever asked for it hears how it ended;
+a listening socket whose address stays in the configuration stays open. Refuses to decide when (policy.py).
+
+Owned by the master's only thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import setproctitle
+
+from ..config import ConfigError, ServerConfig
+from ..config.logs import setup_logging
+from . import policy, reports
+from .crew import Crew
+from .listeners import Access, ListenError, Listeners
+from .notify import Notifier
+from .policy import AskToDrain
+from .privileges import Identity, PrivilegeError, resolve
+from .roster import Generation, Roster
+from .watching import Watching
+
+logger = logging.getLogger("serverd.master")
+
+# How a reload ended, for those who asked for it: whether the new generation serves, and the line of the log about it.
+Outcome = Callable[[bool, str], None]
+
+
+class Rollout:
+    """See the module. `config` is what the master goes by: that of the generation that serves, else of the first.
+
+    `reload_config` reads the configuration again and raises ConfigError. `asked` hears of the end of the next reload,
+    each once, and is empty then.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        reload_config: Callable[[], ServerConfig],
+        roster: Roster,
+        listeners: Listeners,
+        crew: Crew,
+        watching: Watching,
+        notifier: Notifier,
+    ) -> None:
+        self.config = config
+        self.asked: list[Outcome] = []
+        self._reload_config = reload_config
+        self._roster = roster
+        self._listeners = listeners
+        self._crew = crew
+        self._watching = watching
+        self._notifier = notifier
+
+    def start(self, identity: Identity | None) -> None:
+        """The first generation."""
+        self._notifier.starting("booting", self.config.timeouts.boot)
+        self._roster.begin(self.config, identity, "start", time.monotonic())
+        self._watching.configure(self.config, identity)
+
+    def promote(self) -> None:
+        """The booting generation is ready: it serves from now on, and the others drain."""
+        before = self._roster.current
+        generation = self._roster.promote()
+        self.config = generation.config
+        for name in self._listeners.keep_only(generation.config.listen):
+            logger.info("no longer listening on %s", name)
+        if before is not None:
+            self._follow(before.config, generation)
+        for action in policy.decide(self._roster, time.monotonic()).actions:
+            if isinstance(action, AskToDrain):  # the old children hear of it before anybody else does
+                self._crew.drain(action)
+        line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
+        logger.info("%s", line)
+        self._notifier.ready(line)
+        self._tell(True, line)
+
+    def give_up(self) -> int | None:
+        """The booting generation has failed. The exit status of the daemon, if nothing else serves."""
+        failed = self._roster.give_up()
+        assert failed.failure is not None
+        if self._roster.current is None:
+            logger.error("nothing to serve: generation %d cannot boot", failed.number)
+            self._tell(False, failed.failure.error)
+            return failed.failure.status
+        self._listeners.keep_only(self._roster.current.config.listen)
+        self._failed((), failed.failure.error)
+        return None
+
+    def begin(self) -> None:
+        """Answer the request for a new generation."""
+        request, self._roster.request = self._roster.request, None
+        assert request is not None
+        began = time.monotonic()
+        logger.info("reload: %s", request.cause)
+        if self._roster.current is not None:
+            self._notifier.reloading(f"reload: {request.cause}", self.config.timeouts.boot)
+        try:
+            config = self._reload_config()
+            identity = resolve(config.process)
+            access = Access.of(config.process.umask, identity)
+            opened = self._listeners.open(config.listen, config.limits.backlog, access)
+        except (ConfigError, ListenError, PrivilegeError) as error:
+            self._failed(str(error).splitlines())
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a file can do to its reader: what serves is not touched
+            self._failed([f"the configuration cannot be read: {error!r}"])
+            return
+        for listener in opened:
+            logger.info("%s", reports.is_listening(listener, config))
+        self._roster.begin(config, identity, request.cause, began)
+        self._listeners.keep_only(
+            address for generation in self._roster.generations() for address in generation.config.listen
+        )
+
+    def _follow(self, before: ServerConfig, generation: Generation) -> None:
+        """What of the configuration the master itself goes by, now that `generation` serves."""
+        config = generation.config
+        setup_logging(config.logging, process="master", stream=sys.stderr)
+        setproctitle.setproctitle(reports.master_title(config))
+        self._watching.configure(config, generation.identity)
+        if before.process.pidfile != config.process.pidfile:
+            logger.warning("process.pidfile has changed, and counts from the next start on")
+
+    def _failed(self, problems: Sequence[str], reason: str = "") -> None:
+        """Say so. `problems`: lines that were not logged yet; `reason`: what was."""
+        for problem in problems:
+            logger.error("%s", problem)
+        line = "reload failed"
+        if self._roster.current is not None:
+            line += f": still serving generation {self._roster.current.number}"
+        logger.error("%s", line)
+        if self._roster.current is not None:
+            self._notifier.ready(line)
+        self._tell(False, "; ".join(problems) or reason or line)
+
+    def _tell(self, ok: bool, line: str) -> None:
+        asked, self.asked = self.asked, []
+        for outcome in asked:
+            outcome(ok, line)
