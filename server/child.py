@@ -33,13 +33,14 @@ from ..config.certificates import BadCertificate
 from ..config.logs import resolve_format
 from .access_log import AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
-from .app_runner import describe, gil_enabled
+from .app_runner import gil_enabled
 from .asgi.lifespan import Lifespan, LifespanFailed
 from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
 from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
-from .conn_queue import SETTLED, ConnectionQueue
+from .conn_queue import ConnectionQueue
 from .connection import Connection
+from .drain import Draining
 from .farewell import Refuser
 from .fresh_code import leave_recent_uncompiled
 from .loop_queue import LoopQueue
@@ -52,8 +53,6 @@ BOOT_FAILED: Final = 3
 NOT_LOADABLE: Final = 4
 # How long a lifespan shutdown may take when the graceful time is used up already, in seconds.
 _LAST_WORDS: Final = 5.0
-# How long the workers may take to leave once nothing is left to serve: they only have to wake up.
-_LEAVING: Final = 2.0
 # How long the access log's reader may take for the last lines.
 _LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
@@ -260,47 +259,12 @@ class _Child:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _drain(self, order: Drain | Stop) -> int:
-        """Finish what was received, as long as the order allows; say what could not be; leave."""
-        deadline = 0.0
-        if isinstance(order, Drain):
-            deadline = time.monotonic() + order.graceful
-            close_idle = order.final or order.close_idle
-            self._begin_drain(order)
-            while not self._drained() and (now := time.monotonic()) < deadline:
-                further = self._wait(min(deadline, now + SETTLED) if close_idle else deadline)
-                if isinstance(further, Stop):
-                    deadline = 0.0
-                    break
-                if further is not None and not order.final:
-                    # A retiring child hears that the whole server stops: no attrition any more, and the sooner end.
-                    deadline = min(deadline, now + further.graceful)
-                    close_idle = True
-                if close_idle:
-                    self._queue.close_idle()
-        cut = self._cut_off("at the end of timeouts.graceful" if deadline else "by a stop at once")
-        self._shut_down(min(max(deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
-        self._spec.channel.send(Drained(self._workers.requests(), cut))
+        """Finish what was received, as long as the order allows; then the application ends, and the process."""
+        draining = Draining(self._queue, self._workers, self._wait)
+        draining.run(order)
+        self._shut_down(min(max(draining.deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
+        self._spec.channel.send(Drained(self._workers.requests(), draining.cut))
         return 0
-
-    def _begin_drain(self, order: Drain) -> None:
-        # In this order: who is told to connect again must come to another child.
-        self._queue.stop_accepting(take_backlog=order.final)
-        self._workers.start_draining()
-
-    def _drained(self) -> bool:
-        return self._workers.is_idle() and not self._queue.open
-
-    def _cut_off(self, why: str) -> list[str]:
-        """Name the requests that are given up, and let the workers go."""
-        now = time.monotonic()
-        cut = [describe(exchange, now) for exchange in self._workers.in_flight()]
-        if tasks := self._workers.left_behind():
-            cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
-        for line in cut:
-            logger.warning("cut off %s: %s", why, line)
-        self._queue.wake()
-        self._workers.leave(0.0 if cut else _LEAVING)
-        return cut
 
     def _shut_down(self, seconds: float) -> None:
         """The lifespan's shutdown, then the log's last lines."""

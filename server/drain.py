@@ -1,0 +1,82 @@
+"""How a child ends its service: what was received is answered as long as the order allows; what is cut off is named.
+
+Promises: whoever is told to connect again comes to another child; the drain ends as soon as nothing is left, at its
+deadline, or when the master says stop. Refuses: to end the application or the process (``child``).
+
+Belongs to the child's main thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from .app_runner import describe
+from .channel import Drain, Stop
+from .conn_queue import SETTLED, ConnectionQueue
+from .workforce import Workforce
+
+logger = logging.getLogger("serverd.worker")
+
+# How long the workers may take to leave once nothing is left to serve: they only have to wake up.
+_LEAVING: Final = 2.0
+
+
+class Draining:
+    """One drain. ``wait`` is one turn of the child's main thread: it sleeps until something happens, or until the
+    given time, and returns what the master ordered."""
+
+    def __init__(
+        self,
+        queue: ConnectionQueue,
+        workers: Workforce,
+        wait: Callable[[float | None], Drain | Stop | None],
+    ) -> None:
+        self._queue = queue
+        self._workers = workers
+        self._wait = wait
+        self.deadline = 0.0  # when the time is over; 0: no time was given, or it was taken back
+        self.cut: list[str] = []  # what was given up, in words
+
+    def run(self, order: Drain | Stop) -> None:
+        """Finish what was received; give up, and name, what could not be; the workers have left then."""
+        if isinstance(order, Drain):
+            self._finish(order)
+        self._cut_off("at the end of timeouts.graceful" if self.deadline else "by a stop at once")
+
+    def _finish(self, order: Drain) -> None:
+        self.deadline = time.monotonic() + order.graceful
+        close_idle = order.final or order.close_idle
+        self._begin(order)
+        while not self._finished() and (now := time.monotonic()) < self.deadline:
+            further = self._wait(min(self.deadline, now + SETTLED) if close_idle else self.deadline)
+            if isinstance(further, Stop):
+                self.deadline = 0.0
+                return
+            if further is not None and not order.final:
+                # A retiring child hears that the whole server stops: no attrition any more, and the sooner end.
+                self.deadline = min(self.deadline, now + further.graceful)
+                close_idle = True
+            if close_idle:
+                self._queue.close_idle()
+
+    def _begin(self, order: Drain) -> None:
+        # In this order: who is told to connect again must come to another child.
+        self._queue.stop_accepting(take_backlog=order.final)
+        self._workers.start_draining()
+
+    def _finished(self) -> bool:
+        return self._workers.is_idle() and not self._queue.open
+
+    def _cut_off(self, why: str) -> None:
+        """Name the requests that are given up, and let the workers go."""
+        now = time.monotonic()
+        self.cut = [describe(exchange, now) for exchange in self._workers.in_flight()]
+        if tasks := self._workers.left_behind():
+            self.cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
+        for line in self.cut:
+            logger.warning("cut off %s: %s", why, line)
+        self._queue.wake()
+        self._workers.leave(0.0 if self.cut else _LEAVING)
