@@ -1,8 +1,9 @@
 """The channel between the master and one child: a SOCK_SEQPACKET socketpair that carries small named messages.
 
 Promises: one message is one packet (the kernel keeps the boundaries, see unix(7)), in order, never half of one; the end
-of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed`` and ``Drained``, down go ``Drain``
-and ``Stop``. Refuses: anything that is not one of these messages, or larger than ``MAX_MESSAGE``.
+of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn`` and ``Drained``,
+down go ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``, ``Forked``, and ``Fork`` down), and a
+child that it has forked waits for ``Begin``. Refuses: anything that is not one of these messages, or larger than ``MAX_MESSAGE``.
 
 A message is a JSON object, so that a child that was started by another version of serverd can still be understood.
 """
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 # The default send buffer of an AF_UNIX socket is 208 KiB (net.core.wmem_default) and a packet must fit into it: two
 # texts of 16 Ki characters are at most 128 KiB of UTF-8.
@@ -56,6 +60,43 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Worn:
+    """Up: the child has reached a limit of ``workers`` and wants a successor; it serves on. ``reason``: the limit's
+    name."""
+
+    reason: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """Up, from a template: the application is imported, in ``seconds``, and children can be forked."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Down, to a template: fork the child ``index``. The child's end of its channel comes with it (SCM_RIGHTS)."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Up, from a template: the child ``index`` is the process ``pid``, a child of the master; or 0, and ``error``."""
+
+    index: int
+    pid: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Down, to a child that a template has forked: the master has it in its books, and it may live."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Down: finish what was received within ``graceful`` seconds, then exit.
 
@@ -73,8 +114,8 @@ class Stop:
     """Down: give up what is in flight, name it in ``Drained.cut``, and exit."""
 
 
-Message = Ready | BootFailed | Drained | Drain | Stop
-_BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in (Ready, BootFailed, Drained, Drain, Stop)}
+Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | Drain | Stop | Fork | Begin
+_BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
@@ -130,6 +171,27 @@ class Channel:
         except ConnectionResetError:
             return None
         return decode(packet) if packet else None
+
+    def send_with(self, message: Message, descriptors: Sequence[int]) -> bool:
+        """As ``send``, with copies of ``descriptors`` for the other side."""
+        try:
+            socket.send_fds(self.sock, [encode(message)], list(descriptors), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def recv_with(self, most: int) -> tuple[Message | None, list[int]]:
+        """As ``recv``, with up to ``most`` descriptors that came along, close-on-exec; they are the caller's now."""
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE, most, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return None, []
+        try:
+            return (decode(packet) if packet else None), descriptors
+        except ChannelError:
+            for fd in descriptors:
+                os.close(fd)
+            raise
 
     def fileno(self) -> int:
         """For selectors."""

@@ -76,22 +76,46 @@ class ChildSpec:
 def main(spec: ChildSpec) -> int:
     """The child's whole life; returns its exit status: 0, or 3 and 4 when it could not boot."""
     began = time.monotonic()
-    config = spec.config
-    setproctitle.setproctitle(f"{config.process.title or 'serverd'}: worker {spec.index} g{spec.generation}")
-    if sys.stderr is not None:
-        faulthandler.enable()
+    _introduce(spec)
+    try:
+        app = load(spec.config)
+    except AppLoadError as exc:
+        spec.channel.send(BootFailed("import", NOT_LOADABLE, str(exc), exc.traceback))
+        return NOT_LOADABLE
+    return _live(spec, app, began)
+
+
+def resume(spec: ChildSpec, app: LoadedApp) -> int:
+    """The life of a child that was forked from a template, in which ``load`` has been called; its exit status."""
+    began = time.monotonic()
+    _introduce(spec)
+    return _live(spec, app, began)
+
+
+def load(config: ServerConfig) -> LoadedApp:
+    """Make this process one in which the application can run, and import it. Raises AppLoadError."""
     # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(config.env)
     _allow_descriptors(config.limits.connections)
     leave_recent_uncompiled()
-    try:
-        app = load_app(config)
-    except AppLoadError as exc:
-        spec.channel.send(BootFailed("import", NOT_LOADABLE, str(exc), exc.traceback))
-        return NOT_LOADABLE
+    app = load_app(config)
     patch_libraries()
+    return app
+
+
+def _introduce(spec: ChildSpec) -> None:
+    """Say to process lists, and to whoever reads of a crash, which child this is."""
+    setproctitle.setproctitle(
+        f"{spec.config.process.title or 'serverd'}: worker {spec.index} g{spec.generation}"
+    )
+    if sys.stderr is not None:
+        faulthandler.enable()
+
+
+def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
+    """From the loaded application to the exit status."""
     try:
         child = _Child(spec, app)
         if not child.start_lifespan():
