@@ -5,6 +5,9 @@ the kernel gives it back when its owner dies, however it dies); a file held by a
 end the file is removed if it is still ours. Refuses to trust the number in the file for anything but the
 message.
 
+A master that takes the place of another (upgrade.py) inherits the open file and with it the lock, which is never
+free on the way; the number in the file changes when the new one serves.
+
 Owned by the master's only thread. The lock belongs to the open file (flock(2)), so children must close their copy.
 """
 
@@ -24,9 +27,10 @@ class PidfileError(Exception):
 class Pidfile:
     """A pidfile that is ours. Made by `take`."""
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, *, lent: bool = False) -> None:
         self.path = path
         self.fd = fd
+        self._lent = lent
 
     @classmethod
     def take(cls, path: Path, pid: int) -> Self:
@@ -50,21 +54,36 @@ class Pidfile:
             if _is_still(path, fd):  # else its owner removed it between our open and our lock: take a new one
                 break
             os.close(fd)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{pid}\n".encode("ascii"), 0)
+        _write(fd, pid)
         return cls(path, fd)
+
+    def lend(self) -> None:
+        """The file is somebody else's, who holds the same lock."""
+        self._lent = True
+
+    def own(self, pid: int) -> None:
+        """The file is ours, and `pid` stands in it from now on."""
+        self._lent = False
+        if self.fd >= 0:
+            _write(self.fd, pid)
 
     def remove(self) -> None:
         """Remove the file if it is still ours, then give the lock back."""
         if self.fd < 0:
             return
         try:
-            if _is_still(self.path, self.fd):
+            if not self._lent and _is_still(self.path, self.fd):
                 self.path.unlink()
         except OSError:
             pass  # a read-only folder by now: the lock is what counts
         os.close(self.fd)
         self.fd = -1
+
+
+def _write(fd: int, pid: int) -> None:
+    number = f"{pid}\n".encode("ascii")
+    os.pwrite(fd, number, 0)  # in this order: a reader never finds the file empty
+    os.ftruncate(fd, len(number))
 
 
 def _is_still(path: Path, fd: int) -> bool:
