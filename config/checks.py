@@ -36,10 +36,6 @@ class NotYet(NamedTuple):
 # Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
 NOT_YET: Final = (
     NotYet(("workers", "threads"), lambda value: isinstance(value, ThreadRange), "a range {min, max}"),
-    NotYet(("workers", "max_requests"), bool),
-    NotYet(("workers", "max_requests_jitter"), bool),
-    NotYet(("workers", "max_rss"), bool),
-    NotYet(("workers", "max_lifetime"), bool),
     NotYet(("timeouts", "request"), bool),
     NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
     NotYet(("proxy", "protocol"), bool),

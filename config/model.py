@@ -102,6 +102,9 @@ class WorkersConfig:
         Whole(), 0, "up to this many requests more, at random, so that not all go at once"
     )
     max_rss: int = key(Size(), 0, "replace a child that holds more memory than this; 0: never")
+    max_growth: int = key(
+        Size(), 0, "replace a child that holds so much more memory than after its first minute; 0: never"
+    )
     max_lifetime: float = key(_LIFETIME, 0.0, "replace a child after this time; 0: never")
     root_path: str = key(_URL_PATH, "", "the path that a proxy strips before it passes requests on")
 

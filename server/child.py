@@ -37,14 +37,27 @@ from .app_runner import gil_enabled
 from .asgi.lifespan import Lifespan, LifespanFailed
 from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
-from .channel import BootFailed, Channel, ChannelError, Drain, Drained, Ready, Stop
+from .channel import (
+    MOST_HEIRS,
+    BootFailed,
+    Channel,
+    ChannelError,
+    Drain,
+    Drained,
+    Inherit,
+    Ready,
+    Stop,
+    Worn,
+)
 from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .drain import Draining
 from .farewell import Refuser
 from .fresh_code import leave_recent_uncompiled
+from .handover import Arrivals, names
 from .loop_queue import LoopQueue
 from .tls import TlsContexts
+from .wear import Wear
 from .workforce import Workforce
 
 logger = logging.getLogger("serverd.worker")
@@ -187,6 +200,9 @@ class _Child:
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
         self._poll.register(self._queue.attention, select.POLLIN)
+        # What another child gives to this one, which cannot go on without TLS where it speaks TLS.
+        self._arrivals = Arrivals(self._queue, names(spec.sockets) if config.tls is None else (), self._poll)
+        self._heirs: list[socket.socket] = []  # the ways to those who get the connections of this one
 
     def _new_log(self) -> WorkerLog | None:
         return None if self._log is None else self._log.for_worker()
@@ -233,10 +249,14 @@ class _Child:
 
     def serve(self) -> int:
         """Until the master says otherwise, or is gone; then drain."""
+        wear = Wear(self._config.workers, time.monotonic())
         while True:
-            order = self._wait(None)
+            order = self._wait(wear.due)
             if order is not None:
                 return self._drain(order)
+            worn = wear.look(self._workers.requests(), time.monotonic())
+            if worn is not None:
+                self._spec.channel.send(Worn(*worn))
 
     def _wait(self, deadline: float | None) -> Drain | Stop | None:
         """One turn: sleep until something happens or is due, do what is due, and return what the master ordered."""
@@ -250,7 +270,11 @@ class _Child:
         if self._terminated:
             self._terminated = False
             return Drain(self._config.timeouts.graceful or _NEVER, final=True)
-        return self._order() if any(fd != self._queue.attention for fd, _ in events) else None
+        ready = {fd for fd, _ in events}
+        for fd in ready:
+            if fd in self._arrivals:
+                self._arrivals.hear(fd)
+        return self._order() if self._spec.channel.fileno() in ready else None
 
     def _order(self) -> Drain | Stop | None:
         """What the master wants. Its end is an order too: nobody would ever send another."""
@@ -258,7 +282,7 @@ class _Child:
         if not select.select([channel], [], [], 0)[0]:
             return None
         try:
-            message = channel.recv()
+            message, given = channel.recv_with(MOST_HEIRS)
         except ChannelError as exc:
             logger.error("%s; ignored", exc)
             return None
@@ -266,6 +290,10 @@ class _Child:
             logger.warning("the master is gone: draining and leaving")
             self._poll.unregister(channel.fileno())
             return Drain(self._config.timeouts.graceful or _NEVER, final=True)
+        if isinstance(message, Inherit) and given:
+            self._arrivals.expect(given.pop())
+            return None
+        self._heirs.extend(socket.socket(fileno=fd) for fd in given)
         if isinstance(message, Drain | Stop):
             return message
         logger.error("channel: %s is not for a child; ignored", type(message).__name__)
@@ -284,7 +312,8 @@ class _Child:
 
     def _drain(self, order: Drain | Stop) -> int:
         """Finish what was received, as long as the order allows; then the application ends, and the process."""
-        draining = Draining(self._queue, self._workers, self._wait)
+        self._arrivals.close()
+        draining = Draining(self._queue, self._workers, self._heirs, self._wait)
         draining.run(order)
         self._shut_down(min(max(draining.deadline - time.monotonic(), _LAST_WORDS), _LONGEST))
         self._spec.channel.send(Drained(self._workers.requests(), draining.cut))

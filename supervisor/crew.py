@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
-from ..server.channel import BootFailed, ChannelError, Drain, Drained, Message, Ready, Stop
-from . import policy, reports
+from ..server import wear
+from ..server.channel import BootFailed, ChannelError, Drain, Drained, Message, Ready, Stop, Worn
+from . import cgroup, policy, reports
 from .child_state import Event, IllegalTransition, State
 from .roster import Child, Departure, Generation, Roster
 from .spawn import Closable, Descriptor, Main, Order, start_child
@@ -49,10 +50,11 @@ class Crew:
         index: int,
         sockets: tuple[socket.socket, ...],
         belongings: Callable[[], Iterable[Closable]],
+        replaces: Child | None = None,
     ) -> None:
         """A child for the place `index`. What the machine refuses now is tried again after a back-off."""
         now = time.monotonic()
-        child = Child(index, generation.number, now)
+        child = Child(index, generation.number, now, replaces=replaces)
         order = Order(index, generation.number, generation.config, sockets, generation.identity)
         try:
             started = start_child(order, belongings(), self._main)
@@ -68,6 +70,34 @@ class Crew:
         self._roster.children.append(child)
         self._selector.register(started.channel, selectors.EVENT_READ, partial(self._on_message, child))
         self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_exit, child))
+
+    def may_renew(self, child: Child) -> bool:
+        """Whether there is memory for a successor beside `child`. If not, that is said, and tried again later."""
+        resident, headroom = wear.resident(child.pid), cgroup.headroom()
+        if policy.fits(headroom, resident):
+            return True
+        logger.warning(
+            "%s (pid %d) is to be replaced (%s) and has %d MiB, but its control group has only %d MiB left for a "
+            "successor: raise MemoryMax; next try in %.0f s",
+            child.name,
+            child.pid,
+            child.worn,
+            resident >> 20,
+            (headroom or 0) >> 20,
+            policy.RENEW_AGAIN,
+        )
+        child.worn_at = time.monotonic() + policy.RENEW_AGAIN
+        return False
+
+    def dismiss(self, action: policy.AskToDrain | policy.AskToStop | policy.KillChild) -> None:
+        """See a child off, as kindly as `action` says."""
+        match action:
+            case policy.AskToDrain():
+                self.drain(action)
+            case policy.AskToStop(child, reason):
+                self.stop(child, reason)
+            case policy.KillChild(child, reason):
+                self.kill(child, reason)
 
     def drain(self, action: policy.AskToDrain) -> None:
         """Tell a child to finish what it has received."""
@@ -159,6 +189,11 @@ class Crew:
                 logger.debug(
                     "%s has drained, after %s", child.name, reports.count(message.requests, "request")
                 )
+            case Worn():
+                if self._roster.wear_out(child, message.reason, now):
+                    logger.info(
+                        "%s (pid %d) has had %s: it is replaced", child.name, child.pid, message.words
+                    )
             case _:
                 raise ChannelError(f"a child cannot say {type(message).__name__}")
 

@@ -32,10 +32,21 @@ from .listeners import Access, Inherited, ListenError, Listeners
 from .notify import Notifier
 from .orders import Orders
 from .pidfile import Pidfile, PidfileError
-from .policy import Action, AskToDrain, AskToStop, BeginReload, GiveUp, KillChild, Promote, Quit, StartChild
+from .policy import (
+    Action,
+    AskToDrain,
+    AskToStop,
+    BeginReload,
+    GiveUp,
+    KillChild,
+    Promote,
+    Quit,
+    Renew,
+    StartChild,
+)
 from .privileges import PrivilegeError, resolve
 from .rollout import Rollout
-from .roster import Generation, Roster, Urgency
+from .roster import Child, Generation, Roster, Urgency
 from .spawn import Closable, Descriptor, Main, reap
 from .watching import Watching
 
@@ -156,14 +167,12 @@ class Master:
     def _act(self, action: Action) -> None:
         match action:
             case StartChild(generation, index):
-                sockets = self._listeners.sockets(generation.config.listen)
-                self._crew.start(generation, index, sockets, lambda: self._belongings(generation))
-            case AskToDrain():
-                self._crew.drain(action)
-            case AskToStop(child, reason):
-                self._crew.stop(child, reason)
-            case KillChild(child, reason):
-                self._crew.kill(child, reason)
+                self._start(generation, index, None)
+            case Renew(generation, child):
+                if self._crew.may_renew(child):
+                    self._start(generation, child.index, child)
+            case AskToDrain() | AskToStop() | KillChild():
+                self._crew.dismiss(action)
             case Promote():
                 self._rollout.promote()
             case GiveUp():
@@ -173,6 +182,10 @@ class Master:
                 self._rollout.begin()
             case Quit(status):
                 self._status = status
+
+    def _start(self, generation: Generation, index: int, replaces: Child | None) -> None:
+        sockets = self._listeners.sockets(generation.config.listen)
+        self._crew.start(generation, index, sockets, lambda: self._belongings(generation), replaces)
 
     def _belongings(self, generation: Generation | None) -> Iterator[Closable]:
         """Everything here that holds a descriptor and is none of the business of a child of `generation`."""

@@ -9,7 +9,9 @@ The rules, in words:
   crashed;
 - a generation that boots takes over when all of its children are ready, and only then do the others drain;
 - a generation that boots and fails is given up, and what serves is not touched;
-- a child is told to go before it is killed: drain, then stop, then SIGKILL, each after its time.
+- with `workers.preload` a generation has a template from its beginning to its end, and children only from that;
+- a child is told to go before it is killed: drain, then stop, then SIGKILL, each after its time;
+- a worn child serves until its successor is ready; one place is renewed at a time, and none while a generation boots.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Final
 
 from .child_state import State
 from .roster import EXIT_GRACE, Child, Generation, Roster, Urgency
+from .template import Phase, Template
 
 # Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and
 # so on.
@@ -43,6 +46,12 @@ BOOT_STOP_GRACE: Final = 1.0
 # reach.
 LOST_GRACE: Final = 2.0
 
+# When there is no memory for two children at once, the next try is so long after; that is also how often it is said.
+RENEW_AGAIN: Final = 60.0
+
+# Two forks of an application of 200 MB took 12 ms; a template that takes so long hangs.
+FORK_GRACE: Final = 10.0
+
 # An application that writes a watched file while it boots would be superseded for ever; after so many it may
 # finish.
 MOST_SUPERSEDED: Final = 5
@@ -56,6 +65,29 @@ class StartChild:
 
     generation: Generation
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """`child` is worn: start its successor beside it, if there is memory for both."""
+
+    generation: Generation
+    child: Child
+
+
+@dataclass(frozen=True, slots=True)
+class StartTemplate:
+    """`generation` wants its children forked from a template, and there is none."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class KillTemplate:
+    """It has had its chance; or nobody needs it any more: then `reason` is empty."""
+
+    template: Template
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +139,7 @@ class Quit:
     status: int
 
 
-Action = StartChild | AskToDrain | AskToStop | KillChild | Promote | GiveUp | BeginReload | Quit
+Action = StartChild | StartTemplate | KillTemplate | Renew | AskToDrain | AskToStop | KillChild | Promote | GiveUp | BeginReload | Quit
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +170,13 @@ def decide(roster: Roster, now: float) -> Decision:
 def plan(roster: Roster) -> Iterator[Due]:
     """Everything that will be due if nothing happens, in the order in which it is to be done."""
     yield from _deadlines(roster)
+    yield from _templates(roster)
     if roster.shutdown is not None:
         yield from _shut_down(roster)
         return
     yield from _dismiss(roster)
     yield from _fill_places(roster)
+    yield from _renew(roster)
     yield from _roll(roster)
 
 
@@ -161,6 +195,11 @@ def healthy(roster: Roster) -> bool:
     return present.issuperset(range(roster.current.wanted))
 
 
+def fits(headroom: int | None, resident: int) -> bool:
+    """Whether a successor of a child that holds `resident` bytes has room beside it. headroom: None for no limit."""
+    return headroom is None or headroom >= resident
+
+
 def longest_stop(graceful: float, urgency: Urgency) -> float:
     """Seconds from the wish to stop until the last child is killed; infinite when `timeouts.graceful` is 0."""
     if urgency is not Urgency.GRACEFUL:
@@ -175,9 +214,9 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
             case State.BOOTING:
                 generation = roster.generation(child.generation)
                 limit = generation.config.timeouts.boot if generation is not None else 0.0
-                if limit:
+                if generation is not None and limit:
                     yield Due(
-                        child.since + limit,
+                        child.since + limit - generation.imported_in,
                         KillChild(child, f"did not boot within {limit:g} s (timeouts.boot)"),
                     )
             case State.DRAINING if child.ready_at is None:
@@ -195,6 +234,35 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
             yield Due(child.lost_at + LOST_GRACE, KillChild(child, "closed its channel and lives on"))
 
 
+def _templates(roster: Roster) -> Iterator[Due]:
+    """One template for each generation that wants one; what is not needed, or does not do its part, is killed."""
+    for template in roster.templates:
+        if template.phase is Phase.KILLED:
+            continue
+        generation = roster.generation(template.generation) if roster.shutdown is None else None
+        at_once = roster.shutdown is not None and roster.shutdown.urgency is Urgency.NOW
+        # A child that is under way is heard of first: it has to be told to go too.
+        if generation is None and (template.phase is not Phase.FORKING or at_once):
+            yield Due(_AT_ONCE, KillTemplate(template, ""))
+            continue
+        if template.lost_at is not None:
+            yield Due(template.lost_at + LOST_GRACE, KillTemplate(template, "closed its channel and lives on"))
+        if template.phase is Phase.FORKING:
+            yield Due(template.since + FORK_GRACE, KillTemplate(template, f"did not fork within {FORK_GRACE:g} s"))
+        if template.phase is Phase.FAILED:
+            yield Due(template.since + EXIT_GRACE, KillTemplate(template, "could not boot and does not exit"))
+        if template.phase is Phase.IMPORTING and generation is not None:
+            if limit := generation.config.timeouts.boot:
+                reason = f"did not import the application within {limit:g} s (timeouts.boot)"
+                yield Due(template.since + limit, KillTemplate(template, reason))
+    if roster.shutdown is None:
+        for generation in roster.generations():
+            wanted = generation.config.workers.preload and generation.failure is None
+            if wanted and roster.template(generation) is None:
+                slot = generation.template_slot
+                yield Due(slot.failed_at + backoff(slot.failures), StartTemplate(generation))
+
+
 def _shut_down(roster: Roster) -> Iterator[Due]:
     assert roster.shutdown is not None
     for child in roster.children:
@@ -208,7 +276,7 @@ def _shut_down(roster: Roster) -> Iterator[Due]:
             child.state is State.DRAINING and not child.final
         ):
             yield Due(_AT_ONCE, _farewell(roster, child, final=True))
-    if not roster.children:
+    if not roster.children and not roster.templates:
         yield Due(_AT_ONCE, Quit(roster.shutdown.status))
 
 
@@ -236,7 +304,7 @@ def _farewell(roster: Roster, child: Child, *, final: bool) -> AskToDrain:
 
 def _fill_places(roster: Roster) -> Iterator[Due]:
     for generation in roster.generations():
-        if generation.failure is not None:
+        if generation.failure is not None or not roster.can_start(generation):
             continue
         taken = {child.index for child in roster.of(generation)}
         for index in range(generation.wanted):
@@ -244,6 +312,28 @@ def _fill_places(roster: Roster) -> Iterator[Due]:
                 slot = generation.slots.get(index)
                 at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
                 yield Due(at, StartChild(generation, index))
+
+
+def _renew(roster: Roster) -> Iterator[Due]:
+    """Replace what is worn, one after the other: the next one when the last one has gone."""
+    current = roster.current
+    if current is None or roster.booting is not None:
+        return  # a generation that boots will replace them all
+    for successor in roster.of(current):
+        if (worn := successor.replaces) is not None:
+            if successor.state is State.READY and worn.state is State.READY:
+                yield Due(_AT_ONCE, _farewell(roster, worn, final=False))
+            return
+    if not roster.can_start(current):
+        return
+    tired = sorted(
+        (child for child in roster.ready(current) if child.worn),
+        key=lambda child: (child.worn_at, child.index),
+    )
+    for child in tired[:1]:
+        slot = current.slots.get(child.index)
+        at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
+        yield Due(max(at, child.worn_at), Renew(current, child))
 
 
 def _roll(roster: Roster) -> Iterator[Due]:

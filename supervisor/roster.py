@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +20,7 @@ from ..config import ServerConfig
 from ..server.channel import BootFailed, Channel
 from .child_state import Event, State, next_state
 from .privileges import Identity
+from .template import Template
 
 # A child that served this long before it died had nothing wrong at its start: the back-off begins anew.
 HEALTHY_SECONDS: Final = 60.0
@@ -56,6 +58,9 @@ class Child:
     patience: float = math.inf  # when a drain has lasted long enough
     lost_at: float | None = None  # when its channel ended although it was not leaving
     cannot_boot: bool = False  # it has said so, whatever became of it since
+    worn: str = ""  # why it is to be replaced: a name for counters
+    worn_at: float = math.inf  # since when, or when its replacement may be tried again
+    replaces: Child | None = None  # who leaves when this one is ready
     killed_because: str = ""
 
     @property
@@ -108,6 +113,8 @@ class Generation:
     identity: Identity | None = None
     failure: BootFailure | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
+    template_slot: Slot = field(default_factory=Slot)
+    imported_in: float = 0.0  # seconds that its template took; `timeouts.boot` counts them for the children
 
     def slot(self, index: int) -> Slot:
         """The record of the place `index` (made on first use by those who record, never by those who only look)."""
@@ -144,12 +151,14 @@ class Roster:
     way out."""
 
     children: list[Child] = field(default_factory=list)
+    templates: list[Template] = field(default_factory=list)
     current: Generation | None = None
     booting: Generation | None = None
     request: ReloadRequest | None = None
     shutdown: Shutdown | None = None
     superseded: int = 0  # generations in a row that were given up for newer code
     last_number: int = 0
+    restarts: Counter[str] = field(default_factory=Counter[str])  # children replaced, by reason
 
     def generations(self) -> Iterator[Generation]:
         """Those whose children should exist, the serving one first."""
@@ -171,6 +180,17 @@ class Roster:
     def ready(self, generation: Generation) -> list[Child]:
         """Those of them that serve."""
         return [child for child in self.of(generation) if child.state is State.READY]
+
+    def template(self, generation: Generation) -> Template | None:
+        """The process that has imported, or imports, the application for `generation`."""
+        return next((item for item in self.templates if item.generation == generation.number), None)
+
+    def can_start(self, generation: Generation) -> bool:
+        """Whether a child of `generation` could come to be now: the master forks, or a template that is ready."""
+        if not generation.config.workers.preload:
+            return True
+        template = self.template(generation)
+        return template is not None and template.takes_orders
 
     def begin(self, config: ServerConfig, identity: Identity | None, cause: str, now: float) -> Generation:
         """A new generation starts to boot; one that was booting is superseded."""
@@ -209,6 +229,17 @@ class Roster:
         child.final = child.final or final
         child.patience = min(child.patience, now + patience)
 
+    def wear_out(self, child: Child, reason: str, now: float) -> bool:
+        """`child` should be replaced. False if that was known, or it is about to go anyway."""
+        if child.worn or child.leaving:
+            return False
+        child.worn, child.worn_at = reason, now
+        return True
+
+    def successor(self, child: Child) -> Child | None:
+        """Who boots, or serves already, in the place of `child`."""
+        return next((other for other in self.children if other.replaces is child), None)
+
     def boot_failed(self, child: Child, message: BootFailed, now: float) -> None:
         """`child` has said that it cannot boot."""
         child.apply(Event.BOOT_FAILED, now)
@@ -221,11 +252,33 @@ class Roster:
         child.apply(Event.SPAWN_FAILED, now)
         self._count_failure(child, now)
 
+    def template_cannot(self, template: Template, failure: BootFailure) -> None:
+        """`template` has said that it cannot import the application."""
+        self._fail(template.generation, failure)
+
+    def template_ended(self, template: Template, failure: BootFailure | None, now: float) -> None:
+        """`template` is reaped, for the reason `failure`; None: it never was a process."""
+        if template in self.templates:
+            self.templates.remove(template)
+        generation = self.generation(template.generation)
+        if generation is None or template.not_needed:
+            return
+        slot = generation.template_slot
+        slot.failures = 1 if now - template.began >= HEALTHY_SECONDS else slot.failures + 1
+        slot.failed_at = now
+        if failure is not None:
+            self._fail(template.generation, failure)
+
     def exited(self, child: Child, status: int, error: str, now: float) -> Departure:
         """`child` is reaped with `status` (negative: the signal). `error` says so in words."""
         before = child.state
         child.apply(Event.EXITED, now)
         self.children.remove(child)
+        for other in self.children:
+            if other.replaces is child:
+                other.replaces = None
+                if child.worn and child.told:
+                    self.restarts[child.worn] += 1
         if child.told:
             return Departure.EXPECTED
         if child.cannot_boot:  # counted when it said so
@@ -234,15 +287,17 @@ class Roster:
             self._cannot_boot(child, BootFailure(BOOT_FAILURE_STATUS, error), now)
             return Departure.CANNOT_BOOT
         self._count_failure(child, now)
-        return Departure.LEFT if before is State.DRAINING and status == 0 else Departure.CRASHED
+        departure = Departure.LEFT if before is State.DRAINING and status == 0 else Departure.CRASHED
+        self.restarts["left" if departure is Departure.LEFT else "crash"] += 1
+        return departure
 
     def _cannot_boot(self, child: Child, failure: BootFailure, now: float) -> None:
         self._count_failure(child, now)
-        if (
-            self.booting is not None
-            and self.booting.number == child.generation
-            and self.booting.failure is None
-        ):
+        self._fail(child.generation, failure)
+
+    def _fail(self, number: int, failure: BootFailure) -> None:
+        """Generation `number` cannot boot, if it still does; the first reason counts."""
+        if self.booting is not None and self.booting.number == number and self.booting.failure is None:
             self.booting.failure = failure
 
     def _count_failure(self, child: Child, now: float) -> None:

@@ -36,6 +36,7 @@ workers:
   max_requests: 0
   max_requests_jitter: 0
   max_rss: 0
+  max_growth: 0
   max_lifetime: 0
   root_path: /api
 timeouts: {boot: 90s, head: 5s, body: 1m, keep_alive: 1500ms, write: 30, request: 0, graceful: 1m30s}

@@ -149,10 +149,6 @@ def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
 
 UNSUPPORTED = [
     ("workers: {threads: {min: 1, max: 2}}", "workers.threads: a range {min, max}"),
-    ("workers: {max_requests: 5}", "workers.max_requests: this"),
-    ("workers: {max_requests_jitter: 5}", "workers.max_requests_jitter: this"),
-    ("workers: {max_rss: 1GiB}", "workers.max_rss: this"),
-    ("workers: {max_lifetime: 1h}", "workers.max_lifetime: this"),
     ("timeouts: {request: 1s}", "timeouts.request: this"),
     ("proxy: {trusted: ['*']}", "proxy.trusted: this"),
     ("proxy: {protocol: true}", "proxy.protocol: this"),
@@ -192,8 +188,8 @@ listen: ["127.0.0.1:8000", ":80", "127.0.0.1:8000"]
 workers:
   threads: lots
   proceses: 3
-  max_rss: 1GiB
 limits:
+  headers: 5
   line: 1MiB
   head: much
 tls: {cert: nothing.pem}
@@ -208,7 +204,6 @@ env: {A: "${NOPE}"}
         f"server.yaml:2:10: app_dir: no such directory: {Path.cwd()}/nowhere",
         f'server.yaml:5:12: workers.threads: {THREADS}, got "lots"',
         'server.yaml:6:3: workers.proceses: unknown key; did you mean "processes"?',
-        "server.yaml:7:12: workers.max_rss: this is not yet supported; leave it out",
         "server.yaml:11:1: tls.key: missing; expected a path, such as key: server.key",
         f"server.yaml:11:13: tls.cert: no such file: {Path.cwd()}/nothing.pem",
         (

@@ -7,7 +7,7 @@ import pytest
 
 from serverd.supervisor import policy
 from serverd.supervisor.child_state import Event, IllegalTransition, State
-from serverd.supervisor.policy import AskToDrain, AskToStop, GiveUp, KillChild, Promote, StartChild
+from serverd.supervisor.policy import AskToDrain, AskToStop, GiveUp, KillChild, Promote, Renew, StartChild
 from serverd.supervisor.roster import Departure, Shutdown, Urgency
 from tests.support.world import World, configuration
 
@@ -78,6 +78,114 @@ def test_a_fork_that_fails_is_tried_again_and_nothing_else_happens() -> None:
     world.can_fork = True
     world.pass_time(policy.BACKOFF_LONGEST)
     assert world.child().state is State.BOOTING
+
+
+# Recycling
+
+
+def test_a_worn_child_serves_until_its_successor_is_ready() -> None:
+    world = serving(2)
+    old = world.child(1)
+    assert world.roster.wear_out(old, "max_requests", world.now)
+    assert not world.roster.wear_out(old, "max_rss", world.now), "once"
+    world.settle()
+    assert [child.state.value for child in world.roster.children] == ["ready", "ready", "booting"]
+    new = world.roster.successor(old)
+    assert new is not None
+    world.becomes_ready(new)
+    assert [action.child for action in world.actions(AskToDrain)] == [old]
+    assert not world.actions(AskToDrain)[0].final
+    world.exits(old)
+    assert world.roster.restarts == {"max_requests": 1}
+    assert world.states() == {"worker 0 g1": "ready", "worker 1 g1": "ready"}
+    assert new.replaces is None
+    assert world.deadline() == math.inf
+
+
+def test_worn_children_are_replaced_one_after_the_other() -> None:
+    world = serving(3)
+    for index in (2, 0, 1):
+        world.roster.wear_out(world.child(index), "max_lifetime", world.now + index)
+    world.pass_time(5.0)
+    order = []
+    while len(order) < 3:
+        (renewal,) = [action for action in world.actions(Renew) if action.child not in order]
+        order.append(renewal.child)
+        new = world.roster.successor(renewal.child)
+        assert new is not None
+        assert len(world.roster.children) == 4
+        world.becomes_ready(new)
+        assert len(world.actions(Renew)) == len(order), "the old one has to be gone first"
+        world.exits(renewal.child)
+    assert [child.index for child in order] == [0, 1, 2]
+
+
+def test_a_successor_that_cannot_boot_leaves_the_old_child_serving() -> None:
+    world = serving()
+    old = world.child()
+    world.roster.wear_out(old, "max_rss", world.now)
+    world.settle()
+    new = world.roster.successor(old)
+    assert new is not None
+    world.cannot_boot(new)
+    world.exits(new, 4)
+    assert world.states() == {"worker 0 g1": "ready"}
+    assert not world.actions(AskToDrain)
+    world.pass_time(world.deadline())
+    assert world.roster.successor(old) is not None, "tried again after the back-off"
+
+
+def test_a_worn_child_that_dies_before_its_successor_is_ready_is_not_replaced_twice() -> None:
+    world = serving()
+    old = world.child()
+    world.roster.wear_out(old, "max_rss", world.now)
+    world.settle()
+    assert world.exits(old, -9) is Departure.CRASHED
+    world.pass_time(60.0 - 1)
+    assert world.states() == {"worker 0 g1": "booting"}
+    world.all_ready()
+    assert world.roster.restarts == {"crash": 1}
+
+
+def test_nothing_is_recycled_while_a_generation_boots() -> None:
+    world = serving()
+    world.roster.ask_reload("SIGHUP", newer_code=False)
+    world.settle()
+    world.roster.wear_out(world.child(generation=1), "max_requests", world.now)
+    world.settle()
+    assert not world.actions(Renew)
+    world.cannot_boot(world.child(generation=2))
+    assert len(world.actions(Renew)) == 1, "the reload has failed: now it is due"
+
+
+def test_a_reload_takes_the_place_of_a_recycling() -> None:
+    world = serving()
+    old = world.child()
+    world.roster.wear_out(old, "max_requests", world.now)
+    world.settle()
+    world.roster.ask_reload("SIGHUP", newer_code=False)
+    world.settle()
+    world.becomes_ready(world.child(generation=2))
+    assert {child.generation for child in world.roster.children if child.leaving} == {1}
+    assert len([child for child in world.roster.children if child.leaving]) == 2
+
+
+def test_without_memory_for_two_it_is_tried_again_later() -> None:
+    world = serving()
+    world.memory = False
+    world.roster.wear_out(world.child(), "max_rss", world.now)
+    world.settle()
+    assert world.deadline() == policy.RENEW_AGAIN
+    world.memory = True
+    world.pass_time(policy.RENEW_AGAIN)
+    assert world.states() == {"worker 0 g1": "booting"}
+    assert len(world.roster.children) == 2
+
+
+def test_what_fits() -> None:
+    assert policy.fits(None, 10**12)
+    assert policy.fits(100, 100)
+    assert not policy.fits(99, 100)
 
 
 # Crashes

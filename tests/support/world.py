@@ -38,6 +38,7 @@ class World:
         self.quit: int | None = None
         self.next_config = config or configuration()
         self.can_fork = True
+        self.memory = True
         self._pid = 100
         self.roster.begin(self.next_config, None, "start", self.now)
         self.settle()
@@ -55,8 +56,8 @@ class World:
 
     def _act(self, action: Action) -> None:
         match action:
-            case policy.StartChild(generation, index):
-                self._start(Child(index, generation.number, self.now))
+            case policy.StartChild() | policy.Renew():
+                self._begin_child(action)
             case policy.AskToDrain(child, _, final, _, patience):
                 self.roster.drain_sent(child, self.now, final=final, patience=patience)
             case policy.AskToStop(child, _):
@@ -74,6 +75,15 @@ class World:
                 self.roster.begin(self.next_config, None, request.cause, self.now)
             case policy.Quit(status):
                 self.quit = status
+
+    def _begin_child(self, action: policy.StartChild | policy.Renew) -> None:
+        match action:
+            case policy.StartChild(generation, index):
+                self._start(Child(index, generation.number, self.now))
+            case policy.Renew(generation, worn) if self.memory:
+                self._start(Child(worn.index, generation.number, self.now, replaces=worn))
+            case policy.Renew(_, worn):
+                worn.worn_at = self.now + policy.RENEW_AGAIN
 
     def _start(self, child: Child) -> None:
         if not self.can_fork:
