@@ -75,13 +75,23 @@ class Orders:
         self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
         if begun is not None:
             return
+        self._rollout.abandon("serverd stops")
         self._notifier.stopping("stopping", policy.longest_stop(graceful, urgency))
         self._watching.stop()
         self._listeners.close()  # the children hold their own copies, and accept what waits in the backlogs
 
     def scale(self, by: int, cause: str) -> int:
         """So many children more (or less) than now; the number that is wanted then."""
-        wanted = self._roster.scale(by)
+        self._roster.scale(by)
+        return self._say_wanted(cause)
+
+    def scale_to(self, number: int, cause: str) -> int:
+        """So many children; the number that is wanted then."""
+        self._roster.scale_to(number)
+        return self._say_wanted(cause)
+
+    def _say_wanted(self, cause: str) -> int:
+        wanted = self._roster.wanted
         logger.info("%s: %s wanted", cause, reports.count(wanted, "child", "children"))
         return wanted
 

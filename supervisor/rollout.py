@@ -23,20 +23,17 @@ from .listeners import Access, ListenError, Listeners
 from .notify import Notifier
 from .policy import AskToDrain
 from .privileges import Identity, PrivilegeError, resolve
-from .roster import Generation, Roster
+from .roster import Generation, Outcome, Roster
 from .watching import Watching
 
 logger = logging.getLogger("serverd.master")
-
-# How a reload ended, for those who asked for it: whether the new generation serves, and the line of the log about it.
-Outcome = Callable[[bool, str], None]
 
 
 class Rollout:
     """See the module. `config` is what the master goes by: that of the generation that serves, else of the first.
 
-    `reload_config` reads the configuration again and raises ConfigError. `asked` hears of the end of the next reload,
-    each once, and is empty then.
+    `reload_config` reads the configuration again and raises ConfigError. `last` is how the last reload ended, with
+    the time on the wall's clock.
     """
 
     def __init__(
@@ -50,7 +47,10 @@ class Rollout:
         notifier: Notifier,
     ) -> None:
         self.config = config
-        self.asked: list[Outcome] = []
+        self.succeeded = 0
+        self.failed = 0
+        self.last: tuple[bool, str, float] | None = None
+        self._asked: list[Outcome] = []  # who waits for the generation that boots
         self._reload_config = reload_config
         self._roster = roster
         self._listeners = listeners
@@ -79,7 +79,7 @@ class Rollout:
         line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
         logger.info("%s", line)
         self._notifier.ready(line)
-        self._tell(True, line)
+        self._ended(True, line, self._waiting(), reload=before is not None)
 
     def give_up(self) -> int | None:
         """The booting generation has failed. The exit status of the daemon, if nothing else serves."""
@@ -87,10 +87,10 @@ class Rollout:
         assert failed.failure is not None
         if self._roster.current is None:
             logger.error("nothing to serve: generation %d cannot boot", failed.number)
-            self._tell(False, failed.failure.error)
+            self._ended(False, failed.failure.error, self._waiting(), reload=False)
             return failed.failure.status
         self._listeners.keep_only(self._roster.current.config.listen)
-        self._failed((), failed.failure.error)
+        self._failed((), failed.failure.error, asked=self._waiting())
         return None
 
     def begin(self) -> None:
@@ -107,17 +107,24 @@ class Rollout:
             access = Access.of(config.process.umask, identity)
             opened = self._listeners.open(config.listen, config.limits.backlog, access)
         except (ConfigError, ListenError, PrivilegeError) as error:
-            self._failed(str(error).splitlines())
+            self._failed(str(error).splitlines(), asked=request.asked)
             return
         except Exception as error:  # noqa: BLE001 - whatever a file can do to its reader: what serves is not touched
-            self._failed([f"the configuration cannot be read: {error!r}"])
+            self._failed([f"the configuration cannot be read: {error!r}"], asked=request.asked)
             return
+        self._asked += request.asked
         for listener in opened:
             logger.info("%s", reports.is_listening(listener, config))
         self._roster.begin(config, identity, request.cause, began)
         self._listeners.keep_only(
             address for generation in self._roster.generations() for address in generation.config.listen
         )
+
+    def abandon(self, line: str) -> None:
+        """The server stops: nobody needs to wait any more."""
+        request, self._roster.request = self._roster.request, None
+        for outcome in [*self._waiting(), *(request.asked if request is not None else ())]:
+            outcome(False, line)
 
     def _follow(self, before: ServerConfig, generation: Generation) -> None:
         """What of the configuration the master itself goes by, now that `generation` serves."""
@@ -128,8 +135,8 @@ class Rollout:
         if before.process.pidfile != config.process.pidfile:
             logger.warning("process.pidfile has changed, and counts from the next start on")
 
-    def _failed(self, problems: Sequence[str], reason: str = "") -> None:
-        """Say so. `problems`: lines that were not logged yet; `reason`: what was."""
+    def _failed(self, problems: Sequence[str], reason: str = "", *, asked: Sequence[Outcome]) -> None:
+        """Say so. `problems`: lines that were not logged yet; `reason`: what was; `asked`: who hears of it."""
         for problem in problems:
             logger.error("%s", problem)
         line = "reload failed"
@@ -138,9 +145,17 @@ class Rollout:
         logger.error("%s", line)
         if self._roster.current is not None:
             self._notifier.ready(line)
-        self._tell(False, "; ".join(problems) or reason or line)
+        self._ended(False, "; ".join(problems) or reason or line, asked, reload=True)
 
-    def _tell(self, ok: bool, line: str) -> None:
-        asked, self.asked = self.asked, []
+    def _waiting(self) -> list[Outcome]:
+        """Who waits for the generation that boots, to be told once."""
+        asked, self._asked = self._asked, []
+        return asked
+
+    def _ended(self, ok: bool, line: str, asked: Sequence[Outcome], *, reload: bool) -> None:
+        if reload:
+            self.last = (ok, line, time.time())
+            self.succeeded += ok
+            self.failed += not ok
         for outcome in asked:
             outcome(ok, line)

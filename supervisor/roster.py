@@ -12,8 +12,8 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..config import ServerConfig
@@ -121,12 +121,18 @@ class Generation:
         return self.slots.setdefault(index, Slot())
 
 
+# How a reload ended, for those who asked for it: whether the new generation serves, and the line of the log about it.
+Outcome = Callable[[bool, str], None]
+
+
 @dataclass(frozen=True, slots=True)
 class ReloadRequest:
-    """Somebody wants a new generation. `newer_code`: files changed, so one that boots now may be out of date."""
+    """Somebody wants a new generation. `newer_code`: files changed, so one that boots now may be out of date.
+    `asked`: who hears how it ends."""
 
     cause: str
     newer_code: bool
+    asked: tuple[Outcome, ...] = ()
 
 
 class Urgency(enum.IntEnum):
@@ -212,15 +218,30 @@ class Roster:
         failed, self.booting, self.superseded = self.booting, None, 0
         return failed
 
-    def ask_reload(self, cause: str, *, newer_code: bool) -> None:
+    def ask_reload(self, cause: str, *, newer_code: bool, asked: tuple[Outcome, ...] = ()) -> None:
         """Note a wish for a reload; wishes that wait are one, named after the latest that brought newer code."""
-        if self.request is None or newer_code or not self.request.newer_code:
-            self.request = ReloadRequest(cause, newer_code)
+        if self.request is None:
+            self.request = ReloadRequest(cause, newer_code, asked)
+        elif newer_code or not self.request.newer_code:
+            self.request = ReloadRequest(cause, newer_code, self.request.asked + asked)
+        else:
+            self.request = replace(self.request, asked=self.request.asked + asked)
 
     def scale(self, by: int) -> int:
         """One child more or less in every generation that lives, the last one stays; the new number."""
         for generation in self.generations():
             generation.wanted = max(min(1, generation.wanted), generation.wanted + by)
+        return self.wanted
+
+    def scale_to(self, number: int) -> int:
+        """So many children in every generation that lives."""
+        for generation in self.generations():
+            generation.wanted = number
+        return self.wanted
+
+    @property
+    def wanted(self) -> int:
+        """How many children there should be, in the generation that has the most."""
         return max((generation.wanted for generation in self.generations()), default=0)
 
     def drain_sent(self, child: Child, now: float, *, final: bool, patience: float) -> None:
@@ -250,6 +271,8 @@ class Roster:
     def spawn_failed(self, child: Child, now: float) -> None:
         """No process came to be: the place waits like one whose child has crashed."""
         child.apply(Event.SPAWN_FAILED, now)
+        if child in self.children:  # a template was asked for it
+            self.children.remove(child)
         self._count_failure(child, now)
 
     def template_cannot(self, template: Template, failure: BootFailure) -> None:
