@@ -1,4 +1,4 @@
-"""How processes come to be; the only file of serverd that forks.
+"""How processes come to be; the only file of serverd that forks, with template_spawn.py for `workers.preload`.
 
 Promises: the master has exactly one thread when it forks (else RuntimeError: a lock held by another thread
 would stay locked in the child for ever); a child holds the standard streams, its channel and the listening
@@ -9,7 +9,7 @@ behind.
 
 `start_method: spawn` is a fork followed by an exec: a fresh interpreter that reads what it is to do from a memfd.
 
-Called by the master's only thread. What runs in a forked child is below `_live`, which never returns.
+Called by the master's only thread. What runs in a forked child is below `live`, which never returns.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def start_child(order: Order, belongings: Iterable[Closable], main: Main | None 
         return _prepare(order, below, [above, *belongings], main)
 
     try:
-        return _start(body, above)
+        return launch(body, above)
     finally:
         below.close()
 
@@ -115,12 +115,13 @@ def start_helper(code: str, identity: Identity | None, belongings: Iterable[Clos
         _exec(code.replace("{fd}", str(below.fileno()), 1))
 
     try:
-        return _start(body, above)
+        return launch(body, above)
     finally:
         below.close()
 
 
-def _start(body: Callable[[], int], above: Channel) -> Started:
+def launch(body: Callable[[], int], above: Channel) -> Started:
+    """Fork a process that lives `body`; `above` is our end of its channel, closed if there is none. Raises OSError."""
     pid = 0
     try:
         above.sock.setblocking(False)
@@ -136,20 +137,26 @@ def _start(body: Callable[[], int], above: Channel) -> Started:
 
 def _fork(body: Callable[[], int]) -> int:
     """Fork; the child runs `body` and exits with what it returns."""
-    threads = max(threading.active_count(), _kernel_threads())
-    if threads != 1:
-        names = ", ".join(thread.name for thread in threading.enumerate())
-        raise RuntimeError(f"the master must have one thread when it forks, and has {threads} ({names})")
-    _flush()
+    assert_one_thread("the master")
+    flush()
     with signals.held_back():
         pid = os.fork()
         if pid == 0:
-            _live(body)
+            live(body, signals.restore)
     return pid
 
 
+def assert_one_thread(who: str) -> None:
+    """Raises RuntimeError when this process has another thread than the calling one."""
+    threads = max(threading.active_count(), _kernel_threads())
+    if threads != 1:
+        names = ", ".join(thread.name for thread in threading.enumerate())
+        raise RuntimeError(f"{who} must have one thread when it forks, and has {threads} ({names})")
+
+
 def reap() -> Iterator[tuple[int, int]]:
-    """As PID 1: every process that has exited, ours and those whose parent has died, as (pid, wait status)."""
+    """As PID 1, and once there was a template: every process that has exited, ours and those whose parent has died,
+    as (pid, wait status)."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -168,11 +175,15 @@ def _kernel_threads() -> int:
         return 1
 
 
-def _live(body: Callable[[], int]) -> NoReturn:
-    """The whole life of a forked process: the master's stack is not unwound, and no exit handler of its runs."""
+def live(body: Callable[[], int], prepare: Callable[[], None] | None = None) -> NoReturn:
+    """The whole life of a forked process: its parent's stack is not unwound, and no exit handler of that runs.
+
+    prepare: what is to be done before a signal can come.
+    """
     status = _BROKEN
     try:
-        signals.restore()
+        if prepare is not None:
+            prepare()
         signals.let_through()
         status = body()
     except SystemExit as error:
@@ -180,7 +191,7 @@ def _live(body: Callable[[], int]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - the last place where it can be told
         traceback.print_exc()
     finally:
-        _flush()
+        flush()
         os._exit(status)
 
 
@@ -201,12 +212,17 @@ def _prepare(order: Order, below: Channel, belongings: Iterable[Closable], main:
 
 def _run(order: Order, below: Channel, main: Main | None = None) -> int:
     setup_logging(order.config.logging, process=order.name, stream=sys.stderr)
-    if order.config.reload.enabled:
+    leave_no_compiled_files(order.config)
+    spec = ChildSpec(order.index, order.generation, order.config, order.sockets, below)
+    return (main or child_module.main)(spec)
+
+
+def leave_no_compiled_files(config: ServerConfig) -> None:
+    """Before the application's import."""
+    if config.reload.enabled:
         # A .pyc is matched to its source by size and whole seconds: two quick saves of the same length would
         # run old code.
         sys.dont_write_bytecode = True
-    spec = ChildSpec(order.index, order.generation, order.config, order.sockets, below)
-    return (main or child_module.main)(spec)
 
 
 def _become_fresh(order: Order, below: Channel) -> NoReturn:
@@ -240,7 +256,7 @@ def arrive(memory: int) -> NoReturn:
             sock.setblocking(False)
         return _run(Order(index, generation, config, sockets), Channel(_inherited(channel)))
 
-    _live(body)
+    live(body, signals.restore)
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -249,7 +265,8 @@ def _inherited(fd: int) -> socket.socket:
     return sock
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what waits in the standard streams, lest two processes do."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed, full, or absent: nobody is left to tell
             stream.flush()

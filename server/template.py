@@ -1,0 +1,189 @@
+"""A template's own body (``workers.preload``): import the application once, then fork a child for each order.
+
+Promises: the application is imported under the same conditions as in a child; the process has exactly one thread when
+it forks, or the import is refused with the names of the others; what is made by the import is frozen first (gc.freeze),
+so that no collection of a child writes to it and the pages stay shared; a new child does nothing, the lifespan least of
+all, before the master knows it (``Begin``), and leaves without a word when nobody does. What the import has opened is
+shared by all children, and named in a warning. Refuses: to serve, to start the lifespan, to start threads.
+
+Threads: one, always.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import setproctitle
+
+from ..config import ServerConfig
+from ..config.logs import setup_logging
+from . import child
+from .app_loader import AppLoadError, LoadedApp
+from .channel import Begin, BootFailed, Channel, ChannelError, Fork, Forked, Preloaded
+from .child import ChildSpec
+
+logger = logging.getLogger("serverd.worker")
+
+# What is handed over with an order to fork: the child's end of its channel.
+_HANDED: Final = 1
+
+# Forks so that `body` is the life of a child of the master; its process number. Raises OSError or RuntimeError.
+type ForkSibling = Callable[[Callable[[], int]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSpec:
+    """All that a template is told. The sockets are for its children: it never accepts."""
+
+    generation: int
+    config: ServerConfig
+    sockets: tuple[socket.socket, ...]
+    channel: Channel
+    fork: ForkSibling
+
+
+def main(spec: TemplateSpec) -> int:
+    """The template's whole life, until the master ends it or is gone; its exit status."""
+    began = time.monotonic()
+    setproctitle.setproctitle(f"{spec.config.process.title or 'serverd'}: template g{spec.generation}")
+    if sys.stderr is not None:
+        faulthandler.enable()
+    before = _open_files()
+    try:
+        app = child.load(spec.config)
+    except AppLoadError as exc:
+        spec.channel.send(BootFailed("import", child.NOT_LOADABLE, str(exc), exc.traceback))
+        return child.NOT_LOADABLE
+    if others := other_threads():
+        spec.channel.send(BootFailed("import", child.BOOT_FAILED, too_many_threads(others), ""))
+        return child.BOOT_FAILED
+    if shared := sorted(item for item in _open_files() - before if is_risky(*item)):
+        logger.warning("%s", shared_by_all([link for _, link, _ in shared]))
+    gc.collect()
+    gc.freeze()
+    spec.channel.send(Preloaded(time.monotonic() - began))
+    while (order := _next_order(spec.channel)) is not None:
+        spec.channel.send(_fork(spec, app, *order))
+    return 0
+
+
+def _next_order(channel: Channel) -> tuple[Fork, socket.socket] | None:
+    """The next child that is wanted, and its end of its channel; None when the master is gone."""
+    while True:
+        try:
+            message, descriptors = channel.recv_with(_HANDED)
+        except ChannelError as exc:
+            logger.error("%s; ignored", exc)
+            continue
+        if message is None:
+            return None
+        if isinstance(message, Fork) and len(descriptors) == _HANDED:
+            return message, socket.socket(fileno=descriptors[0])
+        for fd in descriptors:
+            os.close(fd)
+        logger.error("channel: %s is not for a template; ignored", type(message).__name__)
+
+
+def _fork(spec: TemplateSpec, app: LoadedApp, order: Fork, below: socket.socket) -> Forked:
+    def body() -> int:
+        spec.channel.close()
+        return _be_child(
+            ChildSpec(order.index, spec.generation, spec.config, spec.sockets, Channel(below)), app
+        )
+
+    try:
+        return Forked(order.index, spec.fork(body), "")
+    except OSError as exc:
+        return Forked(order.index, 0, exc.strerror or str(exc))
+    except RuntimeError as exc:
+        return Forked(order.index, 0, str(exc))
+    finally:
+        below.close()
+
+
+def _be_child(spec: ChildSpec, app: LoadedApp) -> int:
+    """The life of a forked child. It begins when the master has it in its books: one that the master cannot wait for
+    must not have started the lifespan, and could not be told to go."""
+    try:
+        if not isinstance(spec.channel.recv(), Begin):
+            return 0
+    except ChannelError:
+        return 0
+    setup_logging(spec.config.logging, process=f"worker {spec.index} g{spec.generation}", stream=sys.stderr)
+    return child.resume(spec, app)
+
+
+def other_threads() -> list[str]:
+    """The names of the threads beside this one: Python's, then those that only the kernel knows (native libraries)."""
+    known = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    ids = {threading.get_native_id(), *(thread.native_id for thread in known)}
+    return [thread.name for thread in known] + [name for tid, name in _kernel_threads() if tid not in ids]
+
+
+def _kernel_threads() -> Iterable[tuple[int, str]]:
+    """Number and name of each thread of this process."""
+    try:
+        numbers = sorted(map(int, os.listdir("/proc/self/task")))
+    except FileNotFoundError:  # /proc is not mounted here
+        return
+    for number in numbers:
+        try:
+            with open(f"/proc/self/task/{number}/comm", encoding="utf-8", errors="replace") as file:
+                yield number, f"{file.read().strip()} (native)"
+        except OSError:  # it has just ended
+            continue
+
+
+def too_many_threads(names: list[str]) -> str:
+    """Why an application with these threads cannot be forked, and what to do."""
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"workers.preload needs an application that starts no threads at import, and there is {listed}: start them in"
+        " the lifespan (those of native libraries: by an environment variable such as OPENBLAS_NUM_THREADS=1), or set"
+        " preload: false"
+    )
+
+
+def is_risky(fd: int, link: str, flags: int) -> bool:
+    """Whether processes that share this descriptor can get in each other's way: a socket, an epoll, a file that is
+    read and written (a database). A log that is appended to is none, nor is what comes with every interpreter."""
+    if link.startswith(("socket:", "anon_inode:")):
+        return True
+    return link.startswith("/") and not link.startswith("/dev/") and flags & os.O_ACCMODE == os.O_RDWR
+
+
+def shared_by_all(links: list[str]) -> str:
+    """The warning for what the import has left open."""
+    listed = ", ".join(links[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+    return (
+        f"the application's import has opened {listed}, which all children now share (workers.preload): open it in the"
+        " lifespan"
+    )
+
+
+def _open_files() -> set[tuple[int, str, int]]:
+    """Number, name and flags of each open descriptor; empty where /proc is not mounted."""
+    found: set[tuple[int, str, int]] = set()
+    try:
+        entries = os.listdir("/proc/self/fd")
+    except FileNotFoundError:
+        return found
+    for entry in entries:
+        try:
+            link = os.readlink(f"/proc/self/fd/{entry}")
+            with open(f"/proc/self/fdinfo/{entry}", encoding="ascii") as file:
+                flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+        except OSError, StopIteration:  # the one that listed them
+            continue
+        found.add((int(entry), link, flags))
+    return found
