@@ -51,6 +51,9 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     yield from _tls(config)
     yield from _listeners(config.listen)
     yield from _accounts(config)
+    if config.workers.preload and config.workers.start_method == "spawn":
+        message = "needs start_method: fork, as fresh interpreters share no import; leave one of the two out"
+        yield Finding(("workers", "preload"), message, (("workers", "start_method"),))
     if config.workers.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         yield Finding(
             ("workers", "loop"), "uvloop is not installed: pip install 'serverd[uvloop]', or take asyncio"

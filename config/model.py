@@ -97,6 +97,9 @@ class WorkersConfig:
         "fork",
         "fork: children are copies of the master; spawn: fresh interpreters",
     )
+    preload: bool = key(
+        Flag(), False, "import the application once, and fork the children of a generation from that process"
+    )
     max_requests: int = key(Whole(), 0, "replace a child after this many requests; 0: never")
     max_requests_jitter: int = key(
         Whole(), 0, "up to this many requests more, at random, so that not all go at once"
@@ -140,6 +143,9 @@ class TimeoutsConfig:
     keep_alive: float = key(_TIMEOUT, 30.0, "an idle connection, until the next request begins")
     write: float = key(_TIMEOUT, 30.0, "a client, to take a piece of the response")
     request: float = key(_TIMEOUT, 0.0, "the application, for one request")
+    lame_duck: float = key(
+        _TIMEOUT, 0.0, "after SIGTERM, go on accepting for so long, while readiness says no (load balancers)"
+    )
     graceful: float = key(_TIMEOUT, 30.0, "a child that stops, to finish its requests; then it is cut off")
 
 
