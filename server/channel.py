@@ -22,6 +22,8 @@ from typing import get_args
 # texts of 16 Ki characters are at most 128 KiB of UTF-8.
 MAX_MESSAGE = 208 * 1024
 _MAX_TEXT = 16 * 1024
+# A child that leaves hands its connections to at most so many others.
+MOST_HEIRS = 8
 
 
 class ChannelError(Exception):
@@ -102,6 +104,7 @@ class Drain:
 
     ``final``: no other generation takes over the listening sockets, so what waits in their backlog is served too, and
     idle connections are closed. ``close_idle``: close idle connections although another generation has taken over.
+    Up to ``MOST_HEIRS`` sockets may come with it, each the way to a child that takes idle connections over.
     """
 
     graceful: float
@@ -110,11 +113,19 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherit:
+    """Down: a child that leaves hands its idle connections over by the socket that comes with this (``handover``).
+    ``source``: its name."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Down: give up what is in flight, name it in ``Drained.cut``, and exit."""
 
 
-Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | Drain | Stop | Fork | Begin
+Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | Drain | Inherit | Stop | Fork | Begin
 _BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 

@@ -13,14 +13,16 @@ ownership lock of each connection decides every race between them (see ``connect
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from ..config import TimeoutsConfig
 from .connection import AT_ONCE, INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
@@ -35,6 +37,16 @@ LINGER: Final = 2.0
 # A client that has just read a response often sends its next request at once: closed in that moment, it would lose it
 # (2 of 20,000 requests across five reloads). One that waited this long is not about to.
 SETTLED: Final = 0.05
+
+
+class Departing(Protocol):
+    """Hands idle connections to other children while this one drains (``handover``). For any thread."""
+
+    def wants(self, conn: Connection) -> bool:
+        """Whether ``conn`` shall leave as soon as it is idle, so that its response need not say that it closes."""
+
+    def takes(self, conn: Connection) -> bool:
+        """Take over ``conn`` from its owner, who is about to park it, if it may leave now."""
 
 
 # (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
@@ -73,6 +85,7 @@ class ConnectionQueue:
         self._modify = self._epoll.modify
         self._table: dict[int, Connection] = {}
         self._listeners = Listeners(self._epoll, self.notice)
+        self._errands: dict[int, Callable[[], bool]] = {}
         self._numbers = 0
         self._numbers_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -81,6 +94,7 @@ class ConnectionQueue:
         # left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.closed = False
+        self.departure: Departing | None = None  # set once, in a drain
 
     # -- for workers ---------------------------------------------------------------------------------------------
 
@@ -103,7 +117,7 @@ class ConnectionQueue:
                 conn = self._accept(fd)
                 if conn is not None:
                     return conn
-            elif fd == self._wake:
+            elif fd == self._wake or (fd in self._errands and self._errands[fd]()):
                 return None
             if timeout == 0:
                 return None
@@ -116,6 +130,8 @@ class ConnectionQueue:
         """
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()
+        if self.departure is not None and self.departure.takes(conn):
+            return
         fd, interest = conn.fd, INTEREST[conn.phase]
         if at_once:
             interest |= AT_ONCE
@@ -164,14 +180,17 @@ class ConnectionQueue:
 
     def _adopt(self, sock: socket.socket, address: object) -> Connection:
         """The Connection of a newly accepted socket, owned by the caller."""
+        # Not the listener's, which a drain may have closed meanwhile; a unix socket's is the path that it came by.
+        name = sock.getsockname()
+        local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
+        return self._enter(sock.family, sock.detach(), _inet(address), local)
+
+    def _enter(self, family: int, fd: int, peer: Address | None, local: Server | None) -> Connection:
         now = monotonic()
         with self._numbers_lock:
             self._numbers += 1
             number = self._numbers
-        # Not the listener's, which a drain may have closed meanwhile; a unix socket's is the path that it came by.
-        name = sock.getsockname()
-        local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
-        conn = self._make(number, sock.family, sock.detach(), _inet(address), local, now)
+        conn = self._make(number, family, fd, peer, local, now)
         self._table[conn.fd] = conn
         if self._record is not None:
             self._record(ConnectionOpened(conn.id, now, conn.peer))
@@ -183,11 +202,29 @@ class ConnectionQueue:
         if conn.owned.acquire(False):
             self.close(conn)
 
+    def leaves(self, conn: Connection) -> bool:
+        """Whether another child will serve the next request of ``conn``, so that it need not be closed."""
+        return self.departure is not None and self.departure.wants(conn)
+
     # -- for the child's main thread -----------------------------------------------------------------------------
 
     def add_listener(self, sock: socket.socket) -> None:
         """Accept from ``sock``, which listens."""
         self._listeners.add(sock)
+
+    def add_errand(self, fd: int, errand: Callable[[], bool]) -> None:
+        """Have the worker that takes an event of ``fd``, which is always readable, run ``errand``. True: its ``get``
+        returns None, so that it looks around. Nothing happens until it is armed."""
+        self._errands[fd] = errand
+        self._epoll.register(fd, select.EPOLLONESHOT)
+
+    def arm_errand(self, fd: int) -> None:
+        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread."""
+        try:
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        except (OSError, ValueError) as exc:
+            if not self.closed:
+                logger.warning("epoll_ctl failed: %s", exc)
 
     def stop_accepting(self, *, take_backlog: bool) -> None:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
@@ -207,11 +244,11 @@ class ConnectionQueue:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
                 if self._deadline(conn) > now:
-                    self._give_back(conn)
+                    self.give_back(conn)
                 elif conn.phase != Phase.LINGERING and (_has_next(conn) or conn.is_ready()):
                     # It has done its part, no thread had the time to see it: it waits anew.
                     conn.numbers[SINCE] = monotonic()
-                    self._give_back(conn)
+                    self.give_back(conn)
                 else:
                     expired(conn)
         return again
@@ -230,9 +267,29 @@ class ConnectionQueue:
                 conn.goodbye()
                 self.close(conn)
             else:
-                self._give_back(conn)
+                self.give_back(conn)
 
-    def _give_back(self, conn: Connection) -> None:
+    def let_go(self, conn: Connection) -> None:
+        """Close our descriptor of a connection (owned) that another process has now."""
+        # The epoll would go on to report it: it knows open files, not descriptors, and this one stays open (epoll(7)).
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(conn.fd)
+        self.close(conn)
+
+    def room(self) -> int:
+        """How many connections more this child may hold."""
+        return max(0, self._max - len(self._table)) if self._max else sys.maxsize
+
+    def adopt(
+        self, fd: int, family: int, peer: Address | None, local: Server | None, phase: int, since: float
+    ) -> None:
+        """Serve a connection that another child has accepted, and that has waited in ``phase`` since ``since``."""
+        conn = self._enter(family, fd, peer, local)
+        conn.phase = phase
+        conn.numbers[SINCE] = since
+        self.park(conn, keep_deadline=True)
+
+    def give_back(self, conn: Connection) -> None:
         """Park a connection that was only looked at, as it was parked before.
 
         A worker's connection is not armed when it is parked. This one may be, so that a thread can get it, serve it and
@@ -258,6 +315,11 @@ class ConnectionQueue:
     def open(self) -> int:
         """The number of open connections."""
         return len(self._table)
+
+    @property
+    def pauses(self) -> int:
+        """How often accepting was paused: for want of descriptors, or because ``max_connections`` are open."""
+        return self._listeners.pauses
 
     def notice(self) -> None:
         """Make ``attention`` readable. Any thread."""

@@ -123,6 +123,7 @@ class Connection(socket.socket):
         "registered",
         "request",
         "resets",
+        "stays",
         "taken",
         "watched",
     )
@@ -142,6 +143,7 @@ class Connection(socket.socket):
         self.owned = threading.Lock()
         self.owned.acquire()
         self.registered = False
+        self.stays = False  # no other child has taken it: it is served here to its end
         self.watched = 0  # what the epoll of `mode: async` wakes it for
         self.inbox: bytes = b""  # received and not yet parsed
         self.request: RequestReceived | None = None  # its head, while its body is not complete

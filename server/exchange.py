@@ -150,7 +150,9 @@ class Exchange:
         if type(body) is not bytes:
             body = _as_bytes(body)
         # A body that is not all here would have to be read before the next request: rather no next request.
-        keep_alive = request.keep_alive and not worker.draining and conn.request is None
+        keep_alive = (
+            request.keep_alive and conn.request is None and (not worker.draining or worker.queue.leaves(conn))
+        )
         heads = worker.heads
         date = heads.tick()
         key: object = None
@@ -210,7 +212,10 @@ class Exchange:
             self.begin(status, headers, file.take(), more, trailers)
             return
         worker, request = self.worker, self.request
-        keep_alive = request.keep_alive and not worker.draining and self.conn.request is None
+        conn = self.conn
+        keep_alive = (
+            request.keep_alive and conn.request is None and (not worker.draining or worker.queue.leaves(conn))
+        )
         framer = ResponseFramer(request.method, request.version, keep_alive)
         try:
             around = framer.start_around(status, headers, worker.heads.tick(), file.count, more, trailers)

@@ -69,6 +69,8 @@ class LoopQueue(ConnectionQueue):
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         if not keep_deadline:
             conn.numbers[SINCE] = monotonic()
+        if self.departure is not None and self.departure.takes(conn):
+            return
         interest = _LEVEL[conn.phase] | (AT_ONCE if at_once else 0)
         if threading.get_ident() != self.thread:
             self._returned.append((conn, at_once))

@@ -25,6 +25,7 @@ from ..server import wear
 from ..server.channel import BootFailed, ChannelError, Drain, Drained, Message, Ready, Stop, Worn
 from . import cgroup, policy, reports
 from .child_state import Event, IllegalTransition, State
+from .heirs import heirs_of, introduced
 from .roster import Child, Departure, Generation, Roster
 from .spawn import Closable, Descriptor, Main, Order, start_child
 
@@ -100,10 +101,15 @@ class Crew:
                 self.kill(child, reason)
 
     def drain(self, action: policy.AskToDrain) -> None:
-        """Tell a child to finish what it has received."""
+        """Tell a child to finish what it has received, and who gets its idle connections."""
         child = action.child
+        heirs = () if action.final else heirs_of(child, self._roster)
         self._roster.drain_sent(child, time.monotonic(), final=action.final, patience=action.patience)
-        self._send(child, Drain(action.graceful, action.final, action.close_idle))
+        order = Drain(action.graceful, action.final, action.close_idle)
+        with introduced(child, heirs) as ways:
+            sent = bool(ways) and child.channel is not None and child.channel.send_with(order, ways)
+        if not sent:  # without heirs; or the kernel carries no more descriptors for us now
+            self._send(child, order)
 
     def stop(self, child: Child, reason: str) -> None:
         """Tell `child` to give up what is in flight; `reason` is for the log, empty when somebody asked for it."""

@@ -82,7 +82,7 @@ def test_connections_that_are_looked_at_all_the_time_lose_no_event(by: str) -> N
         while not over.is_set():
             for conn in served.queue.connections():
                 if conn.owned.acquire(False):
-                    served.queue._give_back(conn)
+                    served.queue.give_back(conn)
 
     def ask(number: int) -> None:
         with served.connect() as client:
@@ -130,7 +130,7 @@ def test_a_connection_that_is_given_back_late_waits_for_the_right_thing() -> Non
             wait_until(conn.is_ready)
             assert conn.owned.acquire(False)
             queue._modify = late  # type: ignore[assignment]
-            queue._give_back(conn)
+            queue.give_back(conn)
             client.sock.settimeout(5)
             assert client.response().body == large
 
