@@ -30,6 +30,7 @@ from .exchange import ClientGone, Exchange, Host
 from .http.events import RequestReceived
 from .http.response import ResponseError
 from .routes import WEBSOCKET, is_event_source
+from .slots import SINCE
 from .sync_app import RawRequest, SyncApp
 from .websocket import WebSocketCycle
 
@@ -58,6 +59,7 @@ class AppRunner:
     ) -> None:
         root_path = worker.config.workers.root_path
         self._worker = worker
+        self._slot = worker.slot
         self._app = app if _is_coroutine_function(app) else _within_task(app)
         self._sync_app = sync_app
         self._wsgi: WsgiRunner | None = None
@@ -103,6 +105,11 @@ class AppRunner:
         worker = self._worker
         cycle = Cycle(worker, conn, request, body)
         self.current = cycle
+        # Slot.begin and Slot.idle, without their calls.
+        slot = self._slot
+        slot.times[SINCE] = cycle.since
+        if request is not slot.request:
+            slot.describe(request)
         try:
             if self._sync_app is not None and self._call_sync(cycle):
                 return cycle
@@ -112,28 +119,37 @@ class AppRunner:
             if task.done():
                 self._finish(cycle, None if task.cancelled() else task.exception())
             else:
-                cycle.waited = True
-                self.pending[task] = cycle
-                task.add_done_callback(self._task_done)
+                self._wait(task, cycle)
         except BaseException as exc:  # noqa: BLE001 - not a coroutine at all, or SystemExit passed on by the task
             self._finish(cycle, exc)
         finally:
             self.current = None
+            slot.times[SINCE] = 0.0
         return cycle
 
     def _step(self, exchange: Exchange, coro: Any) -> asyncio.Task[Any] | None:
         """As the end of ``_start_http``, which has it written out for its speed. The task, if it waits."""
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._worker.loop, eager_start=True)
-        if task.done():
-            self._finish(exchange, None if task.cancelled() else task.exception())
-            return None
+        self._slot.begin(exchange.request, exchange.since)
+        try:
+            task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._worker.loop, eager_start=True)
+            if task.done():
+                self._finish(exchange, None if task.cancelled() else task.exception())
+                return None
+            self._wait(task, exchange)
+            return task
+        finally:
+            self._slot.idle()
+
+    def _wait(self, task: asyncio.Task[Any], exchange: Exchange) -> None:
+        """The application's coroutine goes on in the loop."""
         exchange.waited = True
+        exchange.entry = self._slot.wait(exchange.request, exchange.since, exchange.kind)
         self.pending[task] = exchange
         task.add_done_callback(self._task_done)
-        return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         cycle = self.pending.pop(task)
+        self._slot.wait_no_more(cycle.entry, cycle.kind)
         self._finish(cycle, asyncio.CancelledError() if task.cancelled() else task.exception())
         self._ended()
 
@@ -155,6 +171,7 @@ class AppRunner:
         assert wsgi is not None
         exchange = BlockingExchange(self._worker, conn, request, body)
         self.current = exchange
+        self._slot.begin(request, exchange.since)
         failure: BaseException | None = None
         try:
             call_blocking(contextvars.copy_context().run, wsgi.run, exchange)
@@ -162,6 +179,7 @@ class AppRunner:
             failure = exc
         finally:
             self.current = None
+            self._slot.idle()
         self._finish(exchange, failure)
         return exchange
 

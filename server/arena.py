@@ -39,12 +39,29 @@ class Region(NamedTuple):
         return -(-(SLOTS_AT + self.slots * SLOT) // PAGE) * PAGE
 
 
+class Papers(NamedTuple):
+    """What a child is given to write on: descriptors of the arena and of the file for its last words, -1 for none, and
+    its region."""
+
+    memory: int = -1
+    region: Region | None = None
+    words: int = -1
+
+    def descriptors(self) -> list[int]:
+        """Those that are there."""
+        return [fd for fd in (self.memory, self.words) if fd >= 0]
+
+
+NO_PAPERS: Final = Papers()
+
+
 class Arena:
     """See the module. ``fd`` is its only descriptor, not inheritable."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._taken: list[Region] = []  # in the order of their offsets
+        self._clean = BOARD  # from here on nobody has written yet
 
     @classmethod
     def create(cls) -> Arena:
@@ -65,7 +82,9 @@ class Arena:
         for place, taken in enumerate([*self._taken, Region(SIZE, 0)]):
             region = Region(start, slots)
             if region.length <= taken.offset - start:
-                self.write(start, bytes(region.length))
+                end = start + region.length
+                self.write(start, bytes(max(0, min(end, self._clean) - start)))
+                self._clean = max(end, self._clean)
                 self._taken.insert(place, region)
                 return region
             start = taken.offset + taken.length

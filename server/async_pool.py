@@ -4,8 +4,8 @@ and what of its requests is long (see ``home``).
 Promises: the loop runs from ``start`` to ``stop``, so a background task that the lifespan made lives as long as the
 child. Refuses: to end because a task of the application raised SystemExit, or because a system call failed once.
 
-Threads: ``start``, ``serve``, ``drain`` and ``stop`` belong to the child's main thread; ``call`` and ``take`` may
-be used from any other thread than the loop's.
+Threads: ``start``, ``serve``, ``guard``, ``alert``, ``drain`` and ``stop`` belong to the child's main thread; ``call``
+and ``take`` may be used from any other thread than the loop's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .home import Home
 from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector
 from .listening import rest_after
+from .shedding import Gate
+from .slots import Slot
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
@@ -71,12 +73,20 @@ class AsyncPool:
         *,
         state: dict[str, Any] | None = None,
         access_log: WorkerLog | None = None,
+        slot: Slot | None = None,
         lifecycle_collector: LifecycleCollector | None = None,
     ) -> None:
         """Serve ``app`` here from now on: what ``take`` brings, and with a ``LoopQueue`` all that it gives."""
 
         async def make() -> Home:
-            home = Home(config, app, queue, access_log=access_log, lifecycle_collector=lifecycle_collector)
+            home = Home(
+                config,
+                app,
+                queue,
+                access_log=access_log,
+                slot=slot,
+                lifecycle_collector=lifecycle_collector,
+            )
             if state is not None:
                 home.set_lifespan_state(state)
             return home
@@ -88,10 +98,25 @@ class AsyncPool:
         assert self._home is not None
         self._home.take(conn, request, body)
 
+    def start_draining(self) -> None:
+        """Answer with ``Connection: close`` from now on."""
+        if self._home is not None:
+            self._home.start_draining()
+
     def drain(self) -> None:
         """End what clients will begin anew elsewhere, finish everything else."""
         if self._home is not None:
             self._home.drain()
+
+    def guard(self, gate: Gate) -> None:
+        """Have the home loop ask ``gate`` while ``alert`` is on."""
+        if self._home is not None:
+            self._home.gate = gate
+
+    def alert(self, on: bool) -> None:
+        """Whether the gate wants to hear of requests."""
+        if self._home is not None:
+            self._home.alert = on
 
     def is_idle(self) -> bool:
         """Whether no request is served here."""

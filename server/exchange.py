@@ -26,6 +26,7 @@ from .http.events import RequestReceived
 from .http.response import Around, ResponseError, ResponseFramer, encode_head
 from .lifecycle import ClientDisconnected, LifecycleEvent, RequestStarted, ResponseCompleted
 from .memo import ResponseMemo
+from .slots import REQUEST, Slot
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -52,7 +53,8 @@ class Watcher(Protocol):
 
 class Host(Protocol):
     """What an exchange uses of its worker. All of it belongs to the worker's thread, but ``queue`` (shared, see there)
-    and ``draining``, which another thread sets once."""
+    and ``draining`` (say ``Connection: close``) and ``ending`` (end what clients begin anew), which other threads set
+    once."""
 
     config: ServerConfig
     worker_id: int
@@ -64,7 +66,9 @@ class Host(Protocol):
     log: WorkerLog | None
     record: Callable[[LifecycleEvent], None] | None
     draining: bool
+    ending: bool
     heads: ResponseMemo
+    slot: Slot
 
     def go_on(self, conn: Connection) -> None:
         """Serve the next request of a connection that the worker owns."""
@@ -90,6 +94,7 @@ class Exchange:
         "complete",
         "conn",
         "done",
+        "entry",
         "framer",
         "gone",
         "owns",
@@ -100,6 +105,9 @@ class Exchange:
         "watching",
         "worker",
     )
+
+    kind = REQUEST  # for the scoreboard
+    entry: int  # there, once its coroutine has to wait
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         self.worker = worker
@@ -306,11 +314,15 @@ class Exchange:
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn
+        now = monotonic()
+        if self.kind == REQUEST:
+            worker.slot.end(0, self.body_bytes, now - self.since)
+        else:
+            worker.slot.end_other(self.status, self.body_bytes)
         if worker.log is not None:
             status = self.status or NO_ANSWER
-            worker.log.add(conn.peer, self.request, status, self.body_bytes, self.since, monotonic())
+            worker.log.add(conn.peer, self.request, status, self.body_bytes, self.since, now)
         if worker.record is not None:
-            now = monotonic()
             worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
         worker.queue.close(conn)
 
@@ -328,10 +340,14 @@ class Exchange:
         worker, conn = self.worker, self.conn
         if conn.resets and conn.out is None:
             conn.reset_at_close(False)
+        now = monotonic()
+        if self.kind:
+            worker.slot.end_other(self.status, self.body_bytes)
+        else:
+            worker.slot.end(self.status, self.body_bytes, now - self.since)
         if worker.log is not None:
-            worker.log.add(conn.peer, self.request, self.status, self.body_bytes, self.since, monotonic())
+            worker.log.add(conn.peer, self.request, self.status, self.body_bytes, self.since, now)
         if worker.record is not None:
-            now = monotonic()
             worker.record(
                 ResponseCompleted(
                     conn.id, worker.worker_id, now, self.status, self.body_bytes, now - self.since

@@ -3,7 +3,7 @@ answers that no application gives: 400 and its kin for broken requests, 408 for 
 
 Promises: a refused client gets a complete response with ``Connection: close`` and time to read it. The connection
 must be owned by the calling thread. One ``Refuser`` belongs to one thread (a worker, or the child's main thread),
-as its log does.
+as its log and its slot do.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from .access_log import UNREADABLE, WorkerLog
 from .conn_queue import ConnectionQueue
 from .connection import Connection, Phase
 from .http.response import error_response
+from .slots import Slot, nowhere
 
 
 class Refuser:
     """See the module."""
 
-    __slots__ = ("_log", "_queue")
+    __slots__ = ("_log", "_queue", "_slot")
 
-    def __init__(self, queue: ConnectionQueue, log: WorkerLog | None) -> None:
+    def __init__(self, queue: ConnectionQueue, log: WorkerLog | None, slot: Slot | None = None) -> None:
         self._queue = queue
         self._log = log
+        self._slot = slot or nowhere()
 
     def refuse(self, conn: Connection, status: int, message: str) -> None:
         """Answer ``status`` with one line of plain text, and close once the client could read it."""
+        self._slot.end_other(status, len(message) + 1)
         if self._log is not None:
             now = time.monotonic()
             self._log.add(conn.peer, UNREADABLE, status, len(message) + 1, now, now)

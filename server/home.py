@@ -30,6 +30,7 @@ from .loop_queue import LoopQueue
 from .loop_watcher import LoopWatcher
 from .routes import router
 from .serving import Serving
+from .slots import Slot
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
@@ -50,6 +51,7 @@ class Home(Serving):
         queue: ConnectionQueue,
         *,
         access_log: WorkerLog | None = None,
+        slot: Slot | None = None,
         lifecycle_collector: LifecycleCollector | None = None,
     ) -> None:
         super().__init__(
@@ -60,8 +62,10 @@ class Home(Serving):
             route=router(config.workers.async_paths),
             record=recorder(lifecycle_collector),
             access_log=access_log,
+            slot=slot,
             websockets=True,
         )
+        self.slot.enter()
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()
         self.watcher: LoopWatcher = LoopWatcher(self.loop)
@@ -88,6 +92,7 @@ class Home(Serving):
         """Answer on with ``Connection: close``; end what clients will begin anew elsewhere: WebSockets, event
         streams."""
         self.start_draining()
+        self.ending = True
         self.loop.call_soon_threadsafe(self._drain)
 
     def is_idle(self) -> bool:

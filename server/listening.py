@@ -54,6 +54,7 @@ class Listeners:
         self._notice = notice
         self._sockets: dict[int, socket.socket] = {}
         self._paused: dict[int, float] = {}  # descriptor -> when it may be tried again
+        self.pauses = 0  # how often there was one; two threads at once may count one
         self.closed = False
 
     def __contains__(self, fd: int) -> bool:
@@ -103,6 +104,8 @@ class Listeners:
             logger.warning(
                 "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
             )
+        if fd not in self._paused:
+            self.pauses += 1
         self._paused[fd] = monotonic() + _PAUSE
         self._notice()
 

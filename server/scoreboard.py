@@ -17,10 +17,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import slots as layout
-from .arena import HEADER, SLOT, SLOTS_AT, WAITER, WAITERS, Arena, Region
+from .arena import HEADER, NO_PAPERS, SLOT, SLOTS_AT, WAITER, WAITERS, Arena, Papers, Region
 from .slots import BOUNDS, BUCKETS, CLASSES
 
-__all__ = ["BOUNDS", "Arena", "ChildView", "Region", "SlotView", "Totals", "Waiting", "read_child"]
+__all__ = [
+    "BOUNDS",
+    "NO_PAPERS",
+    "Arena",
+    "ChildView",
+    "Papers",
+    "Region",
+    "SlotView",
+    "Totals",
+    "Waiting",
+    "read_child",
+]
 
 _NUMBERS: Final = struct.Struct(f"={layout.ITEMS}Q")
 _TIMES: Final = struct.Struct("=4d")

@@ -20,13 +20,15 @@ from .access_log import WorkerLog
 from .app_runner import AppRunner
 from .conn_queue import ConnectionQueue
 from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
-from .exchange import Watcher
+from .exchange import ClientGone, Exchange, Watcher
 from .farewell import Refuser, dismiss
 from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleEvent
 from .memo import ResponseMemo
 from .reader import RequestReader
 from .routes import Router
+from .shedding import Gate, retry_after
+from .slots import Slot, nowhere
 from .sync_app import SyncApp
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Serving:
         access_log: WorkerLog | None,
         sync_app: SyncApp | None = None,
         wsgi_app: WSGIApp | None = None,
+        slot: Slot | None = None,
         websockets: bool = False,
     ) -> None:
         self.config = config
@@ -65,11 +68,15 @@ class Serving:
         self.worker_id = worker_id
         self.queue = queue
         self.draining = False
+        self.ending = False
+        self.alert = False  # `gate` wants to hear of requests
+        self.gate: Gate | None = None
         self.requests = 0
         self.record = record
         self.log = access_log
         self.heads = ResponseMemo()
-        self._refuser = Refuser(queue, access_log)
+        self.slot = slot or nowhere()
+        self._refuser = Refuser(queue, access_log, self.slot)
         self._reader = RequestReader(config.limits, route=route)
         self._runner = AppRunner(
             self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app, websockets=websockets
@@ -103,6 +110,7 @@ class Serving:
         """True if an exchange on ``conn`` goes on in this thread's loop, or was handed over to the async pool."""
         if conn.phase >= Phase.WRITING and not self._resume(conn):
             return False
+        exchange: Exchange | None = None
         while True:
             try:
                 request, body = self._recv_request_fast(conn)
@@ -115,9 +123,14 @@ class Serving:
             conn.move(Phase.RUNNING)
             conn.numbers[REQUESTS] += 1
             self.requests += 1
-            if request.route and self._hand_over(conn, request, body):
+            # After the count, see `LoadKeeper._fall_asleep`. Of several that came together only the first has waited.
+            refused = self._refused(conn, request, body) if self.alert and exchange is None else None
+            if refused is not None:
+                exchange = refused
+            elif request.route and self._hand_over(conn, request, body):
                 return True
-            exchange = self._runner.start(conn, request, body)
+            else:
+                exchange = self._runner.start(conn, request, body)
             if not exchange.owns:
                 return not exchange.done
             exchange.owns = False
@@ -190,6 +203,28 @@ class Serving:
             self.queue.park(conn, keep_deadline=True)
 
     # -- answers without the application -----------------------------------------------------------------------------
+
+    def _refused(self, conn: Connection, request: RequestReceived, body: bytes) -> Exchange | None:
+        """The exchange in which the client was told to come again later; None when the request is to be served.
+
+        The connection stays open: a new one costs more than this answer, and has to wait longer.
+        """
+        assert self.gate is not None  # or nobody sets `alert`
+        wait, refused = self.gate.asks(conn)
+        if wait is not None:
+            self.slot.waited(wait)
+        if not refused:
+            return None
+        exchange = Exchange(self, conn, request, body)
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"retry-after", b"%d" % retry_after(wait or 0.0)),
+        ]
+        try:
+            exchange.begin(503, headers, b"the server is overloaded: please try again later\n", False)
+        except ClientGone:
+            pass
+        return exchange
 
     def _send_error(self, conn: Connection, status: int, message: str) -> None:
         """Answer ``status`` with one line of plain text, and close once the client could read it."""

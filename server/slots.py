@@ -11,7 +11,7 @@ request is not written at all, as it follows from the counts; status class and l
 count is both.
 
 Threads: a ``Slot`` belongs to its thread, but ``blocked``, which the child's main thread writes. ``take`` and
-``give_back`` of a ``Scores`` are for any thread; ``tell`` belongs to the main thread; ``waits`` and ``waited`` to any.
+``give_back``, ``enter`` and ``erase`` of a ``Scores`` are for any thread; ``tell`` belongs to the main thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bisect import bisect_right
 from collections import deque
 from typing import Final
 
-from .arena import HEADER, SLOT, SLOTS_AT, WAITER, WAITERS, Region
+from .arena import HEADER, SLOT, SLOTS_AT, WAITER, WAITERS, Papers, Region
 from .http.events import RequestReceived
 
 # Upper bounds of the histograms, in seconds; one more bucket takes what is beyond.
@@ -81,10 +81,11 @@ _pack_waiter = WAITER_FORM.pack_into
 class Slot:
     """What one thread writes. ``times[SINCE]`` is set by ``AppRunner`` directly, for its speed."""
 
-    __slots__ = ("_busy", "_bytes", "_numbers", "_rows", "_sent", "request", "times", "waiting")
+    __slots__ = ("_busy", "_bytes", "_numbers", "_rows", "_scores", "_sent", "request", "times", "waiting")
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, scores: Scores) -> None:
         self._bytes = memory
+        self._scores = scores
         self._numbers = numbers = memory.cast("Q")
         self.times = memory.cast("d")
         self.request: RequestReceived | None = None  # whose method and path stand there
@@ -124,8 +125,8 @@ class Slot:
             self._sent = sent = self._sent + size
             self._numbers[SENT] = sent
 
-    def end_long(self, status: int, size: int) -> None:
-        """As ``end``, of a websocket or an event stream: how long these live is no latency."""
+    def end_other(self, status: int, size: int) -> None:
+        """As ``end``, of what has no latency: a websocket, an event stream, an answer without the application."""
         self._numbers[STREAMS + status // 100] += 1
         self._sent += size
         self._numbers[SENT] = self._sent
@@ -139,10 +140,17 @@ class Slot:
         """RUNNING, or for which of the client's moves the thread blocks."""
         self._numbers[STATE] = state
 
-    def count_waiting(self, kind: int, by: int) -> None:
-        """One exchange more or less waits in the thread's loop."""
-        self.waiting[kind] += by
+    def wait(self, request: RequestReceived, since: float, kind: int) -> int:
+        """One exchange more waits in the thread's loop; its entry, for ``wait_no_more``."""
+        self.waiting[kind] += 1
         self._numbers[WAITING + kind] = self.waiting[kind]
+        return self._scores.enter(request, since, kind)
+
+    def wait_no_more(self, entry: int, kind: int) -> None:
+        """One less."""
+        self.waiting[kind] -= 1
+        self._numbers[WAITING + kind] = self.waiting[kind]
+        self._scores.erase(entry)
 
     def enter(self) -> None:
         """The calling thread has the slot from now on."""
@@ -174,7 +182,7 @@ class Slot:
 
 def nowhere() -> Slot:
     """A slot that nobody sees, for a thread that has none."""
-    return Slot(memoryview(bytearray(SLOT)))
+    return Slot(memoryview(bytearray(SLOT)), Scores())
 
 
 class Scores:
@@ -206,7 +214,7 @@ class Scores:
                 return nowhere()
             place = self._free.popleft()
             at = SLOTS_AT + place * SLOT
-            slot = Slot(self._memory[at : at + SLOT])
+            slot = Slot(self._memory[at : at + SLOT], self)
             self._places[id(slot)] = place
             self._numbers[USED] = max(self._numbers[USED], place + 1)
             return slot
@@ -219,8 +227,8 @@ class Scores:
                 slot.leave()
                 self._free.append(place)
 
-    def waits(self, request: RequestReceived, since: float, kind: int) -> int:
-        """Enter a request that waits in a loop into the table; the entry, or -1 when it is full."""
+    def enter(self, request: RequestReceived, since: float, kind: int) -> int:
+        """Write a request that waits in a loop into the table; the entry, or -1 when it is full."""
         if self._memory is None:
             return -1
         try:
@@ -231,30 +239,33 @@ class Scores:
         _pack_waiter(self._memory, HEADER + entry * WAITER, since, kind, method, request.raw_path)
         return entry
 
-    def waits_no_more(self, entry: int) -> None:
+    def erase(self, entry: int) -> None:
         """Take it out again."""
         if entry >= 0 and self._memory is not None:
             at = HEADER + entry * WAITER
             self._memory[at : at + 8] = bytes(8)
             self._entries.append(entry)
 
-    def tell(self, due: float, threads: int, pauses: int, phases: list[int]) -> None:
-        """The child as a whole; ``due``: when its main thread looks again, at the latest."""
-        numbers = self._numbers
-        numbers[THREADS] = threads
-        numbers[PAUSES] = pauses
-        for phase, number in enumerate(phases):
-            numbers[PHASES + phase] = number
+    def tell(self, due: float) -> None:
+        """When the child's main thread looks again, at the latest."""
         self._times[DUE] = due
 
+    def count(self, threads: int, pauses: int, phases: list[int]) -> None:
+        """How many workers there are, pauses in accepting, and connections in each phase."""
+        self._numbers[THREADS] = threads
+        self._numbers[PAUSES] = pauses
+        for phase, number in enumerate(phases):
+            self._numbers[PHASES + phase] = number
 
-def inherited(fd: int, region: Region | None) -> Scores:
-    """The scores of a child that was given ``region``, or none; ``fd`` is closed. Raises OSError."""
+
+def inherited(papers: Papers) -> Scores:
+    """The scores of a child; its descriptor of the arena is closed. Raises OSError."""
+    if papers.memory < 0:
+        return Scores()
     try:
-        return Scores() if region is None else Scores.open(fd, region)
+        return Scores() if papers.region is None else Scores.open(papers.memory, papers.region)
     finally:
-        if fd >= 0:
-            os.close(fd)
+        os.close(papers.memory)
 
 
 _METHODS: Final = {

@@ -38,6 +38,7 @@ from .listening import rest_after
 from .request_meta import _classify_request, _RequestMeta
 from .routes import all_on_threads, router
 from .serving import Serving
+from .slots import Slot
 from .sync_app import SyncApp
 from .tls import tls_connections
 from .worker_loop import WorkerLoop
@@ -59,6 +60,7 @@ class SyncWorker(Serving):
 
     With ``async_pool`` what is known to be long from its head is handed over to it. ``relief`` is called, on this
     thread, when a client is about to hold it: it starts another worker in its place and returns True, or False.
+    ``dismissal`` is asked, on this thread, when it was woken for nothing: whether it is not needed any more.
     """
 
     loop: WorkerLoop
@@ -78,7 +80,9 @@ class SyncWorker(Serving):
         sync_app: SyncApp | None = None,
         wsgi_app: WSGIApp | None = None,
         access_log: WorkerLog | None = None,
+        slot: Slot | None = None,
         relief: Callable[[SyncWorker], bool] | None = None,
+        dismissal: Callable[[SyncWorker], bool] | None = None,
     ) -> None:
         if conn_queue is None and sock is None:
             raise ValueError("a SyncWorker needs a conn_queue or a listening sock")
@@ -96,11 +100,13 @@ class SyncWorker(Serving):
             access_log=access_log,
             sync_app=sync_app,
             wsgi_app=wsgi_app,
+            slot=slot,
         )
-        self.retired = False  # another worker has taken its place, and it ends with its request
+        self.retired = False  # another worker has taken its place, or none is needed: it ends with its request
         self._sock = sock
         self._async_pool = async_pool
         self._relief = relief
+        self._dismissal = dismissal
         self._shutdown = shutdown_event
         self._shared = conn_queue is not None
         self._pending = self._runner.pending
@@ -116,6 +122,10 @@ class SyncWorker(Serving):
     def is_idle(self) -> bool:
         """True if no request is being handled now, and none has left a task behind that still runs."""
         return self._runner.current is None and not self._pending and not self.left_behind()
+
+    def is_busy(self) -> bool:
+        """True while the application runs on this thread, as far as another thread can tell."""
+        return self._runner.current is not None
 
     def left_behind(self) -> int:
         """How many tasks of the application, beside its requests, still run here. Any thread; 0 before ``run``."""
@@ -134,6 +144,7 @@ class SyncWorker(Serving):
 
         Without descriptors for its event loop it ends at once, and ``failure`` says why.
         """
+        self.slot.enter()
         try:
             with asyncio.Runner(loop_factory=WorkerLoop) as runner:
                 if self._shared:
@@ -144,6 +155,7 @@ class SyncWorker(Serving):
             self.failure = exc
             logger.error("worker %d cannot run: %s", self.worker_id, exc)
         finally:
+            self.slot.leave()
             self.started.set()
 
     def _run_from_queue(self, poll_interval: float, runner: asyncio.Runner) -> None:
@@ -210,7 +222,7 @@ class SyncWorker(Serving):
             conn = get(interval)
             if conn is not None:
                 handle(conn, conn.peer, runner)
-            elif self._finished():
+            elif self._finished() or self._dismissed():
                 loop.stop()
                 return
             else:
@@ -222,6 +234,10 @@ class SyncWorker(Serving):
         loop.add_reader(self.queue.fileno(), self._on_ready, runner)
         if interval is not None:
             self._tick = loop.call_later(interval, self._settle)
+
+    def _dismissed(self) -> bool:
+        """Whether this worker, which was idle until now, is one too many. Not with anything waiting in its loop."""
+        return self._dismissal is not None and not self.loop.busy and self._dismissal(self)
 
     def _keep_house(self) -> None:
         """What the child's main thread does for a shared queue."""

@@ -1,17 +1,22 @@
 """The workers of one child: its SyncWorker threads with their stand-ins, and the home loop.
 
 Promises: ``start`` returns when every thread serves; a worker that a client holds has a stand-in at once, as long
-as not too many are held. Refuses: to decide when a child drains (``child``).
+as not too many are held; a worker that is not needed any more ends when it is idle, and never with anything of the
+application's in its loop. Refuses: to decide when a child drains (``child``), and how many workers there should be
+(``elastic``).
 
-Threads: everything belongs to the child's main thread but ``_relieve``, which the workers call; the lock ``_changing``
-stands before the list of workers and whatever is counted with it.
+Threads: everything belongs to the child's main thread but ``_relieve`` and ``_dismiss``, which the workers call; the
+lock ``_changing`` stands before the list of workers and whatever is counted with it.
 """
 
 from __future__ import annotations
 
 import contextvars
+import logging
+import os
 import threading
 from collections.abc import Callable
+from itertools import count
 from time import monotonic
 from typing import Any, Final
 
@@ -21,7 +26,11 @@ from .app_loader import LoadedApp
 from .async_pool import AsyncPool
 from .conn_queue import ConnectionQueue
 from .exchange import Exchange
+from .shedding import Gate
+from .slots import Scores
 from .sync_worker import SyncWorker
+
+logger = logging.getLogger("serverd.worker")
 
 # So many workers may be held by their clients (WSGI: a slow download of a generator) and have a stand-in at a time; a
 # thread that waits takes about 100 KiB.
@@ -40,7 +49,9 @@ class Workforce:
         pool: AsyncPool,
         state: dict[str, Any] | None,
         new_log: Callable[[], WorkerLog | None],
+        scores: Scores | None = None,
     ) -> None:
+        self._scores = scores or Scores()
         self._config = config
         self._app = app
         self._queue = queue
@@ -52,7 +63,13 @@ class Workforce:
         self._context = contextvars.copy_context()
         self._changing = threading.Lock()
         self._workers: dict[SyncWorker, threading.Thread] = {}
-        self._held = 0  # workers that have a stand-in
+        self._held: set[SyncWorker] = set()  # workers that have a stand-in
+        self._draining = False
+        self._gate: Gate | None = None
+        self._alert = False
+        # Taken by a worker that is idle, which then leaves if there are too many: see `shrink`.
+        self._surplus = 0
+        self._farewell = -1
         self._requests_of_ended = 0
         self._logs_of_ended: list[WorkerLog | None] = []
 
@@ -62,9 +79,20 @@ class Workforce:
         config = self._config
         if self._app.interface == "asgi":
             log = self._new_log()
-            self._pool.serve(config, self._app.app, self._queue, state=self._state, access_log=log)
+            self._pool.serve(
+                config,
+                self._app.app,
+                self._queue,
+                state=self._state,
+                access_log=log,
+                slot=self._scores.take(),
+            )
         if config.workers.mode == "sync":
-            for number in range(config.workers.thread_count()):
+            least, most = config.workers.thread_bounds()
+            if least < most:
+                self._farewell = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._queue.add_errand(self._farewell, lambda: True)
+            for number in range(least):
                 self._start_one(number)
         for worker in self._workers:
             worker.started.wait()
@@ -72,11 +100,17 @@ class Workforce:
                 raise worker.failure
         return len(self._workers)
 
-    def start_draining(self) -> None:
-        """Every response says ``Connection: close`` from now on; WebSockets and event streams end."""
+    def say_close(self) -> None:
+        """Every response says ``Connection: close`` from now on, and everything else goes on."""
         with self._changing:
+            self._draining = True
             for worker in self._workers:
                 worker.start_draining()
+        self._pool.start_draining()
+
+    def start_draining(self) -> None:
+        """As ``say_close``, and WebSockets and event streams end."""
+        self.say_close()
         self._pool.drain()
 
     def is_idle(self) -> bool:
@@ -100,6 +134,86 @@ class Workforce:
                 + self._requests_of_ended
                 + self._pool.requests
             )
+
+    def threads(self) -> int:
+        """How many serve now, stand-ins included."""
+        return sum(not worker.retired for worker in self._now())
+
+    # -- more and fewer (``load_keeper``) ----------------------------------------------------------------------------
+
+    def guard(self, gate: Gate) -> None:
+        """Have every worker ask ``gate`` while ``alert`` is on."""
+        with self._changing:
+            self._gate = gate
+            for worker in self._workers:
+                worker.gate = gate
+        self._pool.guard(gate)
+
+    def alert(self, on: bool) -> None:
+        """Whether the gate wants to hear of requests. One attribute of each worker, so that workers share nothing."""
+        with self._changing:
+            self._alert = on
+            for worker in self._workers:
+                worker.alert = on
+        self._pool.alert(on)
+
+    def busy(self) -> tuple[int, int]:
+        """How many workers run the application now, and how many there are; those that a client holds, and have a
+        stand-in, are not counted."""
+        with self._changing:
+            self._forget_ended()
+            serving = [worker for worker in self._workers if not worker.retired]
+        return sum(worker.is_busy() for worker in serving), len(serving)
+
+    def any_idle(self) -> bool:
+        """Whether somebody is sure to take the next request at once."""
+        if self._config.workers.mode == "async":
+            return self._pool.is_idle()
+        return any(worker.is_idle() for worker in self._now() if not worker.retired)
+
+    def native_ids(self) -> list[int]:
+        """The kernel's numbers of the workers' threads."""
+        with self._changing:
+            return [
+                thread.native_id
+                for worker, thread in self._workers.items()
+                if not worker.retired and thread.native_id is not None
+            ]
+
+    def grow(self, number: int) -> int:
+        """Start so many workers more; how many of them serve now."""
+        with self._changing:
+            self._surplus = 0
+            came: list[SyncWorker] = []
+            used = {worker.worker_id for worker in self._workers}
+            free = (place for place in count() if place not in used)
+            try:
+                for _ in range(number):
+                    came.append(self._start_one(next(free)))
+            except RuntimeError as exc:
+                logger.warning("cannot start a thread: %s", exc)
+            for worker in came:
+                self._serves(worker)
+        return sum(worker.failure is None for worker in came)
+
+    def shrink(self, number: int) -> None:
+        """Have so many workers leave, each when it is idle. Whoever takes the event passes it on to the next."""
+        with self._changing:
+            self._surplus = number
+        self._queue.arm_errand(self._farewell)
+
+    def _dismiss(self, worker: SyncWorker) -> bool:
+        """Whether ``worker``, which has nothing to do, may end."""
+        with self._changing:
+            if self._surplus <= 0:
+                return False
+            self._surplus -= 1
+            worker.retired = True
+            if self._surplus:
+                self._queue.arm_errand(self._farewell)
+        return True
+
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def leave(self, seconds: float) -> None:
         """Wait until the threads have ended, after the queue was told to wake them."""
@@ -125,8 +239,14 @@ class Workforce:
             sync_app=app.sync_app,
             wsgi_app=app.wsgi_app,
             access_log=self._logs_of_ended.pop() if self._logs_of_ended else self._new_log(),
+            slot=self._scores.take(),
             relief=self._relieve,
+            dismissal=self._dismiss if self._farewell >= 0 else None,
         )
+        worker.gate = self._gate
+        worker.alert = self._alert
+        if self._draining:
+            worker.start_draining()
         if self._state is not None:
             worker.set_lifespan_state(self._state)
         # A daemon: at the end of the graceful time a thread that is stuck in the application must not hold the exit.
@@ -135,7 +255,7 @@ class Workforce:
         try:
             thread.start()
         except RuntimeError:  # the machine has no thread left
-            self._logs_of_ended.append(worker.log)
+            self._put_back(worker)
             raise
         self._workers[worker] = thread
         return worker
@@ -144,27 +264,37 @@ class Workforce:
         """A client holds ``worker``: start another in its place, unless too many are held already."""
         with self._changing:
             self._forget_ended()
-            if self._held >= MOST_RELIEVED:
+            if len(self._held) >= MOST_RELIEVED:
                 return False
             try:
                 stand_in = self._start_one(worker.worker_id)
             except RuntimeError:  # then this one has to do without
                 return False
-            stand_in.started.wait()
-            if stand_in.failure is not None:  # no descriptors for its loop
-                del self._workers[stand_in]
-                self._logs_of_ended.append(stand_in.log)
+            if not self._serves(stand_in):
                 return False
-            self._held += 1
-            if worker.draining:
-                stand_in.start_draining()
+            self._held.add(worker)
         return True
 
+    def _serves(self, worker: SyncWorker) -> bool:
+        """Wait until it does; forget it if it cannot: there are no descriptors for its loop. The caller holds the
+        lock."""
+        worker.started.wait()
+        if worker.failure is None:
+            return True
+        del self._workers[worker]
+        self._put_back(worker)
+        return False
+
     def _forget_ended(self) -> None:
-        """Those that have ended since their stand-in came. The caller holds the lock."""
+        """Those that have ended since their stand-in came, or were dismissed. The caller holds the lock."""
         for worker, thread in list(self._workers.items()):
             if worker.retired and not thread.is_alive():
                 del self._workers[worker]
-                self._held -= 1
+                self._held.discard(worker)
                 self._requests_of_ended += worker.requests
-                self._logs_of_ended.append(worker.log)
+                self._put_back(worker)
+
+    def _put_back(self, worker: SyncWorker) -> None:
+        """What the next thread goes on with."""
+        self._logs_of_ended.append(worker.log)
+        self._scores.give_back(worker.slot)

@@ -1,113 +1,110 @@
-"""The master's facts on one page in the arena, for the admin plane and whoever else reads: who is there, and what was.
+"""What the master knows, published for whoever wants to look: who is there, and what was (``server.facts`` reads it).
 
-Promises: what is read is one whole page, never half of two (a sequence number and a checksum; readers try again);
-totals never go backwards for who reads with ``read_counts``: what a child has counted is added to the totals of the
-ended before its region can be given to another. Refuses: to decide.
+Promises: the page is written when something on it has changed, and only then; what a child has counted is kept when it
+ends. Nothing that a child wrote, and no lack of memory, can make the master fail: a child without room on the
+board serves all the same. Refuses: to decide.
 
-``Board`` belongs to the master's only thread; ``read_board`` and ``read_counts`` are for any process.
+Belongs to the master's only thread.
 """
 
 from __future__ import annotations
 
 import json
-import struct
-import zlib
-from dataclasses import dataclass
+import logging
+import os
 from typing import Any, Final
 
-from ..server.scoreboard import Arena, ChildView, Region, Totals, read_child
+from ..config import ServerConfig
+from ..config.compound import ThreadRange
+from ..server.facts import MOST_PAGE, write_page
+from ..server.scoreboard import NO_PAPERS, Arena, ChildView, Papers, Region, Totals, read_child
 
-# (sequence number, length, checksum); the JSON follows.
-_HEAD: Final = struct.Struct("=QII")
-_MOST: Final = 1024 * 1024 - _HEAD.size
-# A reader that meets a change tries again; the master changes its page a few times a second at the very most.
-_TRIES: Final = 20
+logger = logging.getLogger("serverd.master")
+
+# For the threads that stand in for those whose clients hold them; those beyond write nowhere.
+_STAND_INS: Final = 32
+# The child's main thread and its home loop have slots too.
+_OTHERS: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The facts, and what each of their children has counted, at one moment. ``views`` are by the child's name."""
-
-    facts: dict[str, Any]
-    views: dict[str, ChildView]
-    totals: Totals  # of all children, those that have ended too
+def slots_for(config: ServerConfig) -> int:
+    """How many threads a child may have that write."""
+    workers = config.workers
+    if workers.mode == "async":
+        return _OTHERS
+    most = workers.threads.max if isinstance(workers.threads, ThreadRange) else workers.thread_count()
+    return most + _OTHERS + _STAND_INS
 
 
 class Board:
-    """The page's writer. See the module."""
+    """See the module. ``arena``: None when the machine has no memory for it; then nothing is published."""
 
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
+    def __init__(self) -> None:
+        self.arena: Arena | None = None
+        self.totals = Totals()  # of children that have ended
         self._sequence = 0
         self._last = b""
         self._ended: list[Region] = []
-        self.totals = Totals()  # of children that have ended
+        try:
+            self.arena = Arena.create()
+        except OSError as error:
+            logger.warning("no scoreboard: %s", error.strerror)
 
-    def fold(self, region: Region) -> ChildView | None:
+    def papers(self, config: ServerConfig) -> Papers:
+        """For one more child; whoever takes them closes the descriptors. Raises OSError when there are none left."""
+        if self.arena is None:
+            return NO_PAPERS
+        region = self.arena.allot(slots_for(config))
+        if region is None:
+            logger.warning("the scoreboard is full: a child is not shown on it")
+        words = -1
+        try:
+            words = os.memfd_create("serverd-last-words", os.MFD_CLOEXEC)
+            return Papers(os.dup(self.arena.fd), region, words)
+        except OSError:
+            if words >= 0:
+                os.close(words)
+            if region is not None:
+                self.arena.release(region)
+            raise
+
+    def look(self, region: Region | None) -> ChildView | None:
+        """What the child of ``region`` says now, if it can be read."""
+        if self.arena is None or region is None:
+            return None
+        try:
+            return read_child(self.arena, region)
+        except OSError:
+            return None
+
+    def fold(self, region: Region | None) -> ChildView | None:
         """The child of ``region`` has ended: keep what it has counted; what it last wrote, if it can be read.
 
         The region is free once the page no longer names it.
         """
-        self._ended.append(region)
-        try:
-            view = read_child(self._arena, region)
-        except OSError:
-            return None
-        self.totals += view.totals
+        view = self.look(region)
+        if region is not None:
+            self._ended.append(region)
+        if view is not None:
+            self.totals += view.totals
         return view
 
     def publish(self, facts: dict[str, Any]) -> None:
-        """Write the page if it has changed. Raises OSError."""
-        text = json.dumps({**facts, "totals": self.totals.as_json()}, separators=(",", ":")).encode()
-        if len(text) > _MOST:
-            text = json.dumps({**facts, "children": [], "totals": self.totals.as_json()}).encode()
+        """Write the page if it has changed."""
+        if self.arena is None:
+            return
+        facts = {**facts, "totals": self.totals.as_json()}
+        text = json.dumps(facts, separators=(",", ":")).encode()
+        if len(text) > MOST_PAGE:  # about 4,000 children
+            text = json.dumps({**facts, "children": []}, separators=(",", ":")).encode()
         if text != self._last:
+            try:
+                write_page(self.arena, self._sequence + 1, text)
+            except OSError as error:  # no memory now: the next change tries again
+                logger.warning("the scoreboard cannot be written: %s", error.strerror)
+                return
             self._last = text
             self._sequence += 1
-            self._arena.write(0, _HEAD.pack(self._sequence, len(text), zlib.crc32(text)) + text)
         for region in self._ended:
-            self._arena.release(region)
+            self.arena.release(region)
         self._ended.clear()
-
-
-def read_board(arena: Arena) -> dict[str, Any] | None:
-    """The facts; None when there are none yet. Raises OSError."""
-    page = _read_page(arena)
-    return None if page is None else page[1]
-
-
-def read_counts(arena: Arena) -> Counts | None:
-    """The facts with what the children have counted, of one moment; None when there are none yet. Raises OSError."""
-    counts = None
-    for _ in range(_TRIES):
-        page = _read_page(arena)
-        if page is None:
-            return None
-        sequence, facts = page
-        counts = _counted(arena, facts)
-        if _HEAD.unpack(arena.read(0, _HEAD.size))[0] == sequence:
-            break  # nobody has ended meanwhile, so no region has changed hands
-    return counts
-
-
-def _counted(arena: Arena, facts: dict[str, Any]) -> Counts:
-    views = {
-        child["name"]: read_child(arena, Region(child["offset"], child["slots"]))
-        for child in facts["children"]
-        if child["slots"]
-    }
-    totals = sum((view.totals for view in views.values()), Totals.from_json(facts["totals"]))
-    return Counts(facts, views, totals)
-
-
-def _read_page(arena: Arena) -> tuple[int, dict[str, Any]] | None:
-    for _ in range(_TRIES):
-        sequence, length, checksum = _HEAD.unpack(arena.read(0, _HEAD.size))
-        if not sequence:
-            return None
-        text = arena.read(_HEAD.size, min(length, _MOST))
-        if zlib.crc32(text) == checksum:
-            facts = json.loads(text)
-            assert isinstance(facts, dict)
-            return sequence, facts
-    return None

@@ -19,6 +19,7 @@ from ..connection import Connection
 from ..exchange import ClientGone, Headers, Host
 from ..http.events import RequestReceived
 from ..http.response import ResponseError
+from ..slots import EVENT_STREAM
 from .cycle import Cycle
 
 # How long an application may take to notice that its stream has ended, in seconds, until it is cancelled.
@@ -28,6 +29,7 @@ NOTICE: Final = 1.0
 class EventStream(Cycle):
     """See the module."""
 
+    kind = EVENT_STREAM
     __slots__ = ("_flowing", "task")
 
     task: asyncio.Task[Any]  # the application's, from its first wait on
@@ -41,7 +43,7 @@ class EventStream(Cycle):
         super().begin(status, headers, body, more, trailers)
         if not more or self.done:
             return
-        if self.worker.draining:
+        if self.worker.ending:
             self.drain()
         elif self.conn.request is None:
             # Else what comes is of a body that the application reads, and it hears of the end there.

@@ -129,7 +129,7 @@ class WebSocketCycle(Inbound):
             self.feed(inbox)
         self.read_on()
         self.wake()
-        if worker.draining:
+        if worker.ending:
             self.drain()
 
     def _close(self, message: Message) -> None:

@@ -17,6 +17,7 @@ from ..connection import Connection
 from ..exchange import Host
 from ..http.events import RequestReceived
 from ..paced import HIGH_WATER, PacedExchange, resolve
+from ..slots import WEBSOCKET
 from .keepalive import KeepAlive
 from .session import Session
 
@@ -36,6 +37,7 @@ CLOSING: Final = "CLOSING"  # our close frame is sent, or the client's has come;
 class Inbound(PacedExchange):
     """See the module. ``outcome``: code and reason for ``websocket.disconnect``, once they are known."""
 
+    kind = WEBSOCKET
     __slots__ = ("_connected", "_reading", "_receivers", "beats", "ending", "outcome", "session", "state")
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
