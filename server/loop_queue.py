@@ -63,6 +63,8 @@ class LoopQueue(ConnectionQueue):
                     found.append(accepted)
             elif fd == self._news:
                 self._park_returned()
+            elif fd in self._errands:
+                self._errands[fd]()
         return found
 
     def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
