@@ -120,6 +120,11 @@ class WorkersConfig:
             return self.processes
         return 1 if free_threaded() and self.mode == "sync" else _cpus()
 
+    def thread_bounds(self) -> tuple[int, int]:
+        """The least and the most SyncWorkers in each child."""
+        most = self.threads.max if isinstance(self.threads, ThreadRange) else self.thread_count()
+        return self.thread_count(), most
+
     def thread_count(self) -> int:
         """The number of SyncWorkers in each child (the smallest, for a range)."""
         if isinstance(self.threads, ThreadRange):
@@ -163,6 +168,9 @@ class LimitsConfig:
         "up to this size a body is received whole before a thread takes the request",
     )
     connections: int = key(Whole(least=1), 10_000, "open connections in each child")
+    queue_wait: float = key(
+        _TIMEOUT, 0.0, "requests that have waited so long for a thread get 503, once all do; 0: they wait on"
+    )
     backlog: int = key(
         Whole(least=1, most=65_535), 2048, "connections that wait in the kernel to be accepted"
     )
@@ -182,7 +190,7 @@ class WebsocketConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadConfig:
-    """Roll to new children when a file changes (for development)."""
+    """How new children take over, and whether they do when a file changes (for development)."""
 
     enabled: bool = key(Flag(), False, "watch files (also: --reload)")
     dirs: tuple[Path, ...] = late_key(
@@ -191,6 +199,12 @@ class ReloadConfig:
     include: tuple[str, ...] = key(ListOf(_PATTERN, least=1), ("*.py",), "files that count")
     exclude: tuple[str, ...] = key(ListOf(_PATTERN), (), "files that do not")
     debounce: float = key(Duration(most=60.0), 0.2, "wait this long for more changes")
+    canary: float = key(
+        _TIMEOUT, 0.0, "the first new child serves beside the old ones for so long, and is compared; 0: not"
+    )
+    warmup: tuple[str, ...] = key(
+        ListOf(_PATH_PREFIX), (), "paths that every new child has to answer before it is ready"
+    )
 
 
 key_of: Final = key  # the same, in a class that has a key of its own
