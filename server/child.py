@@ -34,6 +34,7 @@ from ..config.logs import resolve_format
 from .access_log import AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
 from .app_runner import gil_enabled
+from .arena import NO_PAPERS, Papers
 from .asgi.lifespan import Lifespan, LifespanFailed
 from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
@@ -45,6 +46,7 @@ from .channel import (
     Drain,
     Drained,
     Inherit,
+    LameDuck,
     Ready,
     Stop,
     Worn,
@@ -55,8 +57,11 @@ from .drain import Draining
 from .farewell import Refuser
 from .fresh_code import leave_recent_uncompiled
 from .handover import Arrivals, names
+from .load_keeper import LoadKeeper, wants_keeper
 from .loop_queue import LoopQueue
+from .slots import MAIN, PHASE_COUNT, inherited
 from .tls import TlsContexts
+from .warmup import WarmupFailed, warm_up
 from .wear import Wear
 from .workforce import Workforce
 
@@ -71,6 +76,8 @@ _LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
 # Descriptors for all that is no connection: the application's files, its database, our loops.
 _OTHER_FILES: Final = 1024
+# The connections are counted for the scoreboard so often at most, in seconds: it takes 1 ms for 10,000.
+_COUNT_EVERY: Final = 0.5
 # A wait that no system call refuses, in seconds.
 _LONGEST: Final = 86400.0
 
@@ -84,6 +91,7 @@ class ChildSpec:
     config: ServerConfig
     sockets: tuple[socket.socket, ...]
     channel: Channel
+    papers: Papers = NO_PAPERS
 
 
 def main(spec: ChildSpec) -> int:
@@ -138,6 +146,8 @@ def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
         failed = BootFailed(
             "lifespan", BOOT_FAILED, f"lifespan: the application did not start: {exc}", exc.text
         )
+    except WarmupFailed as exc:
+        failed = BootFailed("warmup", BOOT_FAILED, str(exc), "")
     except BadCertificate as exc:
         failed = BootFailed("config", BOOT_FAILED, f"tls.{exc.role}: {exc}", "")
     except Exception as exc:  # noqa: BLE001 - whatever it is, the master has to hear why there is no child
@@ -193,9 +203,15 @@ class _Child:
             form = resolve_format(config.logging.format, sys.stdout)
             self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", _standard_output())
             self._log.start()
-        self._refuser = Refuser(self._queue, self._new_log())
+        self._scores = inherited(spec.papers)
+        self._slot = self._scores.take()
+        self._slot.enter(MAIN)
+        self._counted = 0.0  # when the connections were
+        self._refuser = Refuser(self._queue, self._new_log(), self._slot)
         self._workers: Workforce
         self._threads = 0
+        self._load: LoadKeeper | None = None
+        self._tend_at = 0.0  # when a deadline of a connection may have passed
         self._terminated = False
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
@@ -228,8 +244,14 @@ class _Child:
     def start_workers(self) -> None:
         """Start every thread, and what is served on the home loop; listen when the last one runs."""
         state = self._lifespan.state if self._lifespan.supported else None
-        self._workers = Workforce(self._config, self._app, self._queue, self._pool, state, self._new_log)
+        self._workers = Workforce(
+            self._config, self._app, self._queue, self._pool, state, self._new_log, self._scores
+        )
         self._threads = self._workers.start()
+        if wants_keeper(self._config):
+            cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
+            self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, cpus)
+        warm_up(self._queue, self._config.reload.warmup, self._config.timeouts.boot or _NEVER)
         for sock in self._spec.sockets:
             self._queue.add_listener(sock)
         signal.signal(signal.SIGTERM, self._on_term)
@@ -261,10 +283,17 @@ class _Child:
     def _wait(self, deadline: float | None) -> Drain | Stop | None:
         """One turn: sleep until something happens or is due, do what is due, and return what the master ordered."""
         now = time.monotonic()
-        due = self._queue.tend(now, self._refuser.expired)
+        if now >= self._tend_at:
+            self._tend_at = self._queue.tend(now, self._refuser.expired)
+        due = self._tend_at
+        if self._load is not None:
+            due = min(due, self._load.tend(now))
         if deadline is not None:
             due = min(due, deadline)
+        self._tell(now, due)
         events = self._poll.poll(min(max(0.0, due - now), _LONGEST) * 1000 + 1)
+        if events:
+            self._tend_at = 0.0  # a listener was paused, a connection has come from elsewhere
         if any(fd == self._queue.attention for fd, _ in events):
             self._noticed()
         if self._terminated:
@@ -275,6 +304,16 @@ class _Child:
             if fd in self._arrivals:
                 self._arrivals.hear(fd)
         return self._order() if self._spec.channel.fileno() in ready else None
+
+    def _tell(self, now: float, due: float) -> None:
+        """Write into the scoreboard when this thread looks again, and how many connections there are."""
+        if now - self._counted >= _COUNT_EVERY:
+            self._counted = now
+            phases = [0] * PHASE_COUNT
+            for conn in self._queue.connections():
+                phases[conn.phase] += 1
+            self._scores.count(self._workers.threads(), self._queue.pauses, phases)
+        self._scores.tell(due)
 
     def _order(self) -> Drain | Stop | None:
         """What the master wants. Its end is an order too: nobody would ever send another."""
@@ -296,6 +335,9 @@ class _Child:
         self._heirs.extend(socket.socket(fileno=fd) for fd in given)
         if isinstance(message, Drain | Stop):
             return message
+        if isinstance(message, LameDuck):
+            self._workers.say_close()
+            return None
         logger.error("channel: %s is not for a child; ignored", type(message).__name__)
         return None
 

@@ -185,12 +185,19 @@ class ConnectionQueue:
         local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
         return self._enter(sock.family, sock.detach(), _inet(address), local)
 
-    def _enter(self, family: int, fd: int, peer: Address | None, local: Server | None) -> Connection:
+    def _enter(
+        self,
+        family: int,
+        fd: int,
+        peer: Address | None,
+        local: Server | None,
+        make: MakeConnection | None = None,
+    ) -> Connection:
         now = monotonic()
         with self._numbers_lock:
             self._numbers += 1
             number = self._numbers
-        conn = self._make(number, family, fd, peer, local, now)
+        conn = (make or self._make)(number, family, fd, peer, local, now)
         self._table[conn.fd] = conn
         if self._record is not None:
             self._record(ConnectionOpened(conn.id, now, conn.peer))
@@ -288,6 +295,10 @@ class ConnectionQueue:
         conn.phase = phase
         conn.numbers[SINCE] = since
         self.park(conn, keep_deadline=True)
+
+    def adopt_plain(self, sock: socket.socket) -> None:
+        """Serve ``sock``, whose other end this process has itself, without TLS."""
+        self.park(self._enter(sock.family, sock.detach(), None, ("localhost", None), Connection))
 
     def give_back(self, conn: Connection) -> None:
         """Park a connection that was only looked at, as it was parked before.
