@@ -35,7 +35,6 @@ class NotYet(NamedTuple):
 
 # Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
 NOT_YET: Final = (
-    NotYet(("workers", "threads"), lambda value: isinstance(value, ThreadRange), "a range {min, max}"),
     NotYet(("timeouts", "request"), bool),
     NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
     NotYet(("proxy", "protocol"), bool),
@@ -57,6 +56,12 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     if config.workers.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         yield Finding(
             ("workers", "loop"), "uvloop is not installed: pip install 'serverd[uvloop]', or take asyncio"
+        )
+    if config.workers.mode == "async" and isinstance(config.workers.threads, ThreadRange):
+        yield Finding(
+            ("workers", "threads"),
+            "a range {min, max} is for mode: sync; with mode: async there are no worker threads",
+            (("workers", "mode"),),
         )
     if config.limits.line > config.limits.head:
         head = format_size(config.limits.head)

@@ -3,7 +3,8 @@
 Promises: one message is one packet (the kernel keeps the boundaries, see unix(7)), in order, never half of one; the end
 of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn`` and ``Drained``,
 down go ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``, ``Forked``, and ``Fork`` down), and a
-child that it has forked waits for ``Begin``. Refuses: anything that is not one of these messages, or larger than ``MAX_MESSAGE``.
+child that it has forked waits for ``Begin``. Refuses: anything that is not one of these messages, or larger than
+``MAX_MESSAGE``.
 
 A message is a JSON object, so that a child that was started by another version of serverd can still be understood.
 """
@@ -79,9 +80,17 @@ class Preloaded:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Down, to a template: fork the child ``index``. The child's end of its channel comes with it (SCM_RIGHTS)."""
+    """Down, to a template: fork the child ``index``.
+
+    With it come (SCM_RIGHTS) the child's end of its channel and what it writes on: the arena (if ``memory``), of which
+    ``slots`` slots from ``offset`` on are the child's (0: none), and the file for its last words (if ``words``).
+    """
 
     index: int
+    memory: bool = False
+    offset: int = 0
+    slots: int = 0
+    words: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,11 @@ class Forked:
 @dataclass(frozen=True, slots=True)
 class Begin:
     """Down, to a child that a template has forked: the master has it in its books, and it may live."""
+
+
+@dataclass(frozen=True, slots=True)
+class LameDuck:
+    """Down: the server stops soon. Serve on, and say ``Connection: close``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +139,7 @@ class Stop:
     """Down: give up what is in flight, name it in ``Drained.cut``, and exit."""
 
 
-Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | Drain | Inherit | Stop | Fork | Begin
+Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | LameDuck | Drain | Inherit | Stop | Fork | Begin
 _BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 

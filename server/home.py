@@ -30,7 +30,7 @@ from .loop_queue import LoopQueue
 from .loop_watcher import LoopWatcher
 from .routes import router
 from .serving import Serving
-from .slots import Slot
+from .slots import LOOP, Slot
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
@@ -65,7 +65,7 @@ class Home(Serving):
             slot=slot,
             websockets=True,
         )
-        self.slot.enter()
+        self.slot.enter(LOOP)
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()
         self.watcher: LoopWatcher = LoopWatcher(self.loop)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from . import policy, reports, signals
 from .listeners import Listeners
 from .notify import Notifier
 from .rollout import Rollout
-from .roster import BootFailure, Roster, Shutdown, Urgency
+from .roster import BootFailure, Outcome, Roster, Shutdown, Urgency
+from .upgrade import Upgrade
 from .watching import Watching
 
 logger = logging.getLogger("serverd.master")
@@ -32,6 +35,7 @@ class Orders:
         listeners: Listeners,
         watching: Watching,
         notifier: Notifier,
+        upgrade: Upgrade,
         bury: Callable[[], None],
     ) -> None:
         self._roster = roster
@@ -39,6 +43,7 @@ class Orders:
         self._listeners = listeners
         self._watching = watching
         self._notifier = notifier
+        self._upgrade = upgrade
         self._bury = bury
         self._terminal = signals.on_a_terminal()
         self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -57,9 +62,9 @@ class Orders:
             case signal.SIGUSR1:
                 logger.info("SIGUSR1: the log goes to standard error, there is nothing to reopen")
             case signal.SIGUSR2:
-                logger.warning("SIGUSR2: replacing the master is not yet supported; restart serverd instead")
+                self.upgrade("SIGUSR2")
             case signal.SIGTTIN | signal.SIGTTOU:
-                self.scale(1 if number == signal.SIGTTIN else -1, number.name)
+                self._scale_by_one(number)
             case signal.SIGWINCH:
                 self._rest()
             case signal.SIGCHLD:
@@ -70,15 +75,44 @@ class Orders:
         begun = self._roster.shutdown
         if begun is not None and begun.urgency >= urgency:
             return
+        self._upgrade.stop(urgency)
+        if urgency is Urgency.GRACEFUL and self._becomes_lame_duck():
+            return
+        self._roster.lame_until = None
         graceful = self._rollout.config.timeouts.graceful
         logger.info("%s", reports.stopping(urgency, graceful, serving=self._roster.current is not None))
-        self._roster.shutdown = Shutdown(urgency, status if begun is None else begun.status)
         if begun is not None:
+            self._roster.shutdown = replace(begun, urgency=urgency)
             return
+        self._roster.shutdown = Shutdown(urgency, status)
         self._rollout.abandon("serverd stops")
         self._notifier.stopping("stopping", policy.longest_stop(graceful, urgency))
         self._watching.stop()
         self._listeners.close()  # the children hold their own copies, and accept what waits in the backlogs
+
+    def _becomes_lame_duck(self) -> bool:
+        """Serve on for `timeouts.lame_duck`, so that load balancers see that readiness says no. Once, and not for a
+        person at a terminal, nor while nothing serves."""
+        timeouts, roster = self._rollout.config.timeouts, self._roster
+        if not timeouts.lame_duck or roster.stopping or self._terminal or roster.current is None:
+            return False
+        roster.lame_until = time.monotonic() + timeouts.lame_duck
+        logger.info("lame duck: stopping in %g s, responses say Connection: close", timeouts.lame_duck)
+        longest = policy.longest_stop(timeouts.graceful, Urgency.GRACEFUL)
+        self._notifier.stopping("lame duck", timeouts.lame_duck + longest)
+        self._watching.stop()
+        return True
+
+    def upgrade(self, cause: str, asked: Outcome | None = None) -> str | None:
+        """Start a new master that takes the place of this one; `asked` hears how that ended. Why not, or None."""
+        problem = self._upgrade.begin(cause)
+        if problem is None and asked is not None:
+            self._upgrade.asked.append(asked)
+        return problem
+
+    def busy(self) -> str | None:
+        """Why neither a reload nor another number of children can be asked for now; None if they can."""
+        return self._upgrade.busy()
 
     def scale(self, by: int, cause: str) -> int:
         """So many children more (or less) than now; the number that is wanted then."""
@@ -94,6 +128,17 @@ class Orders:
         wanted = self._roster.wanted
         logger.info("%s: %s wanted", cause, reports.count(wanted, "child", "children"))
         return wanted
+
+    def _scale_by_one(self, number: signal.Signals) -> None:
+        if not self._refused(number):
+            self.scale(1 if number == signal.SIGTTIN else -1, number.name)
+
+    def _refused(self, number: signal.Signals) -> bool:
+        """Whether `number` comes at a wrong moment, which is said."""
+        busy = self.busy()
+        if busy is not None:
+            logger.warning("%s: %s", number.name, busy)
+        return busy is not None
 
     def _interrupt(self) -> None:
         """SIGINT stops fast; a person's first Ctrl-C gives requests the time to finish."""
@@ -111,13 +156,15 @@ class Orders:
         """SIGHUP reloads, unless it comes because the terminal was closed."""
         if self._terminal and not self._nohup and not signals.on_a_terminal():
             self.stop(Urgency.GRACEFUL)
-        elif self._roster.shutdown is None:
+        elif not self._refused(signal.SIGHUP) and not self._roster.stopping:
             self._roster.ask_reload("SIGHUP", newer_code=False)
 
     def _rest(self) -> None:
         """SIGWINCH: no children until SIGHUP or SIGTTIN, with the sockets kept open."""
         if self._terminal or self._roster.shutdown is not None:
             return  # somebody has changed the size of the window
+        if self._refused(signal.SIGWINCH):
+            return
         if self._roster.current is None:
             logger.warning("SIGWINCH: nothing serves yet")
             return

@@ -11,6 +11,8 @@ The rules, in words:
 - a generation that boots and fails is given up, and what serves is not touched;
 - with `workers.preload` a generation has a template from its beginning to its end, and children only from that;
 - a child is told to go before it is killed: drain, then stop, then SIGKILL, each after its time;
+- with `reload.canary` the first child of a new generation serves alone beside the old ones until it has been compared;
+- a lame duck serves on until its time is over, and begins nothing new;
 - a worn child serves until its successor is ready; one place is renewed at a time, and none while a generation boots.
 """
 
@@ -52,6 +54,9 @@ RENEW_AGAIN: Final = 60.0
 # Two forks of an application of 200 MB took 12 ms; a template that takes so long hangs.
 FORK_GRACE: Final = 10.0
 
+# A canary that does much worse need not go on to its end: it is compared once in so many seconds.
+CANARY_LOOK: Final = 1.0
+
 # An application that writes a watched file while it boots would be superseded for ever; after so many it may
 # finish.
 MOST_SUPERSEDED: Final = 5
@@ -91,6 +96,18 @@ class KillTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class SayClose:
+    """The server is a lame duck: `child` says `Connection: close` from now on."""
+
+    child: Child
+
+
+@dataclass(frozen=True, slots=True)
+class EndLameDuck:
+    """Load balancers have had the time to notice: stop in earnest."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskToDrain:
     """`patience`: seconds until the master loses it (infinite when `timeouts.graceful` is 0)."""
 
@@ -123,6 +140,15 @@ class Promote:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Compare the canary with what serves; `end`: the trial is over then."""
+
+    generation: Generation
+    child: Child
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """The booting generation has failed."""
 
@@ -139,7 +165,22 @@ class Quit:
     status: int
 
 
-Action = StartChild | StartTemplate | KillTemplate | Renew | AskToDrain | AskToStop | KillChild | Promote | GiveUp | BeginReload | Quit
+Action = (
+    StartChild
+    | StartTemplate
+    | KillTemplate
+    | Renew
+    | SayClose
+    | EndLameDuck
+    | AskToDrain
+    | AskToStop
+    | KillChild
+    | Promote
+    | Judge
+    | GiveUp
+    | BeginReload
+    | Quit
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +217,9 @@ def plan(roster: Roster) -> Iterator[Due]:
         return
     yield from _dismiss(roster)
     yield from _fill_places(roster)
+    if roster.lame_until is not None:
+        yield from _lame_duck(roster, roster.lame_until)
+        return
     yield from _renew(roster)
     yield from _roll(roster)
 
@@ -237,46 +281,57 @@ def _deadlines(roster: Roster) -> Iterator[Due]:
 def _templates(roster: Roster) -> Iterator[Due]:
     """One template for each generation that wants one; what is not needed, or does not do its part, is killed."""
     for template in roster.templates:
-        if template.phase is Phase.KILLED:
-            continue
-        generation = roster.generation(template.generation) if roster.shutdown is None else None
-        at_once = roster.shutdown is not None and roster.shutdown.urgency is Urgency.NOW
-        # A child that is under way is heard of first: it has to be told to go too.
-        if generation is None and (template.phase is not Phase.FORKING or at_once):
+        yield from _template_deadlines(roster, template)
+    if roster.shutdown is not None:
+        return
+    for generation in roster.generations():
+        wanted = generation.config.workers.preload and generation.failure is None
+        if wanted and roster.template(generation) is None:
+            slot = generation.template_slot
+            yield Due(slot.failed_at + backoff(slot.failures), StartTemplate(generation))
+
+
+def _template_deadlines(roster: Roster, template: Template) -> Iterator[Due]:
+    generation = roster.generation(template.generation) if roster.shutdown is None else None
+    at_once = roster.shutdown is not None and roster.shutdown.urgency is Urgency.NOW
+    limit = generation.config.timeouts.boot if generation is not None else 0.0
+    match template.phase:
+        case Phase.KILLED:
+            return
+        case Phase.FORKING if (
+            not at_once
+        ):  # a child that is under way is heard of first: it has to be told to go too
+            reason = f"did not fork within {FORK_GRACE:g} s"
+            yield Due(template.since + FORK_GRACE, KillTemplate(template, reason))
+        case _ if generation is None:
             yield Due(_AT_ONCE, KillTemplate(template, ""))
-            continue
-        if template.lost_at is not None:
-            yield Due(template.lost_at + LOST_GRACE, KillTemplate(template, "closed its channel and lives on"))
-        if template.phase is Phase.FORKING:
-            yield Due(template.since + FORK_GRACE, KillTemplate(template, f"did not fork within {FORK_GRACE:g} s"))
-        if template.phase is Phase.FAILED:
+        case Phase.IMPORTING if limit:
+            reason = f"did not import the application within {limit:g} s (timeouts.boot)"
+            yield Due(template.since + limit, KillTemplate(template, reason))
+        case Phase.FAILED:
             yield Due(template.since + EXIT_GRACE, KillTemplate(template, "could not boot and does not exit"))
-        if template.phase is Phase.IMPORTING and generation is not None:
-            if limit := generation.config.timeouts.boot:
-                reason = f"did not import the application within {limit:g} s (timeouts.boot)"
-                yield Due(template.since + limit, KillTemplate(template, reason))
-    if roster.shutdown is None:
-        for generation in roster.generations():
-            wanted = generation.config.workers.preload and generation.failure is None
-            if wanted and roster.template(generation) is None:
-                slot = generation.template_slot
-                yield Due(slot.failed_at + backoff(slot.failures), StartTemplate(generation))
+        case _:
+            pass
+    if template.lost_at is not None and template.phase is not Phase.FAILED:
+        reason = "closed its channel and lives on"
+        yield Due(template.lost_at + LOST_GRACE, KillTemplate(template, reason))
 
 
 def _shut_down(roster: Roster) -> Iterator[Due]:
     assert roster.shutdown is not None
     for child in roster.children:
         if roster.shutdown.urgency is Urgency.NOW:
-            if child.state is not State.KILLED:
+            if child.state not in (State.NEW, State.KILLED):
                 yield Due(_AT_ONCE, KillChild(child, "was not given the time to stop"))
         elif roster.shutdown.urgency is Urgency.FAST:
             if child.state in (State.BOOTING, State.READY, State.FAILED, State.DRAINING):
                 yield Due(_AT_ONCE, AskToStop(child, ""))
         elif child.state in (State.BOOTING, State.READY) or (
-            child.state is State.DRAINING and not child.final
+            child.state is State.DRAINING and not child.final and not roster.shutdown.handed_over
         ):
-            yield Due(_AT_ONCE, _farewell(roster, child, final=True))
-    if not roster.children and not roster.templates:
+            # The new master's children accept from the same listeners, as after a reload.
+            yield Due(_AT_ONCE, _farewell(roster, child, final=not roster.shutdown.handed_over))
+    if not roster.children and not roster.templates and not roster.upgrading:
         yield Due(_AT_ONCE, Quit(roster.shutdown.status))
 
 
@@ -307,11 +362,19 @@ def _fill_places(roster: Roster) -> Iterator[Due]:
         if generation.failure is not None or not roster.can_start(generation):
             continue
         taken = {child.index for child in roster.of(generation)}
-        for index in range(generation.wanted):
+        for index in range(min(1, generation.wanted) if generation.on_trial else generation.wanted):
             if index not in taken:
                 slot = generation.slots.get(index)
                 at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
                 yield Due(at, StartChild(generation, index))
+
+
+def _lame_duck(roster: Roster, until: float) -> Iterator[Due]:
+    """Serve on, with places filled, but nothing new is begun."""
+    for child in roster.children:
+        if child.state is State.READY and not child.lame:
+            yield Due(_AT_ONCE, SayClose(child))
+    yield Due(until, EndLameDuck())
 
 
 def _renew(roster: Roster) -> Iterator[Due]:
@@ -337,6 +400,8 @@ def _renew(roster: Roster) -> Iterator[Due]:
 
 
 def _roll(roster: Roster) -> Iterator[Due]:
+    if roster.upgrading:
+        return  # if the new master serves it has read everything anew; if not, what is wanted is still there
     booting, request = roster.booting, roster.request
     if booting is None:
         if request is not None:
@@ -345,5 +410,9 @@ def _roll(roster: Roster) -> Iterator[Due]:
         yield Due(_AT_ONCE, BeginReload())
     elif booting.failure is not None:
         yield Due(_AT_ONCE, GiveUp())
+    elif booting.on_trial and booting.wanted:
+        for child in roster.ready(booting)[:1]:
+            end = (child.ready_at or 0.0) + booting.config.reload.canary
+            yield Due(min(booting.looked_at + CANARY_LOOK, end), Judge(booting, child, end))
     elif len({child.index for child in roster.ready(booting)} & set(range(booting.wanted))) == booting.wanted:
         yield Due(_AT_ONCE, Promote())

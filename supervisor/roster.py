@@ -18,6 +18,7 @@ from typing import Final
 
 from ..config import ServerConfig
 from ..server.channel import BootFailed, Channel
+from ..server.scoreboard import NO_PAPERS, Papers
 from .child_state import Event, State, next_state
 from .privileges import Identity
 from .template import Template
@@ -53,6 +54,7 @@ class Child:
     channel: Channel | None = None
     ready_at: float | None = None
     told: bool = False  # told to go
+    lame: bool = False  # told to say `Connection: close`
     leaving: bool = False  # told to go, or going by itself: somebody else may take its place
     final: bool = False  # told that the whole server stops
     patience: float = math.inf  # when a drain has lasted long enough
@@ -62,6 +64,9 @@ class Child:
     worn_at: float = math.inf  # since when, or when its replacement may be tried again
     replaces: Child | None = None  # who leaves when this one is ready
     killed_because: str = ""
+    threads: int = 0  # workers, as it said when it became ready; none in `mode: async`
+    gil: bool = False
+    papers: Papers = NO_PAPERS  # what it writes on; its last words are read here
 
     @property
     def name(self) -> str:
@@ -114,6 +119,8 @@ class Generation:
     failure: BootFailure | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
     template_slot: Slot = field(default_factory=Slot)
+    on_trial: bool = False  # its first child serves beside the old generation, and is compared (`reload.canary`)
+    looked_at: float = -math.inf  # when it was compared last
     imported_in: float = 0.0  # seconds that its template took; `timeouts.boot` counts them for the children
 
     def slot(self, index: int) -> Slot:
@@ -145,10 +152,11 @@ class Urgency(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The whole server stops, and exits with `status`."""
+    """The whole server stops, and exits with `status`. handed_over: only this process does, a new master serves."""
 
     urgency: Urgency
     status: int
+    handed_over: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -162,9 +170,16 @@ class Roster:
     booting: Generation | None = None
     request: ReloadRequest | None = None
     shutdown: Shutdown | None = None
+    upgrading: bool = False  # a new master boots, or has failed and has not exited yet
+    lame_until: float | None = None  # the server stops then, and says so to load balancers until then
     superseded: int = 0  # generations in a row that were given up for newer code
     last_number: int = 0
     restarts: Counter[str] = field(default_factory=Counter[str])  # children replaced, by reason
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is on its way out, as a lame duck or in earnest."""
+        return self.shutdown is not None or self.lame_until is not None
 
     def generations(self) -> Iterator[Generation]:
         """Those whose children should exist, the serving one first."""
@@ -204,6 +219,7 @@ class Roster:
         self.last_number += 1
         wanted = config.workers.process_count()
         self.booting = Generation(self.last_number, config, cause, now, wanted, identity)
+        self.booting.on_trial = config.reload.canary > 0 and self.current is not None
         return self.booting
 
     def promote(self) -> Generation:
@@ -311,8 +327,14 @@ class Roster:
             return Departure.CANNOT_BOOT
         self._count_failure(child, now)
         departure = Departure.LEFT if before is State.DRAINING and status == 0 else Departure.CRASHED
+        self._canary_died(child, error)
         self.restarts["left" if departure is Departure.LEFT else "crash"] += 1
         return departure
+
+    def _canary_died(self, child: Child, error: str) -> None:
+        generation = self.generation(child.generation)
+        if generation is not None and generation.on_trial:
+            self._fail(child.generation, BootFailure(BOOT_FAILURE_STATUS, f"canary: {error}"))
 
     def _cannot_boot(self, child: Child, failure: BootFailure, now: float) -> None:
         self._count_failure(child, now)

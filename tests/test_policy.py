@@ -2,13 +2,25 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
+from serverd.config import ReloadConfig
 from serverd.supervisor import policy
 from serverd.supervisor.child_state import Event, IllegalTransition, State
-from serverd.supervisor.policy import AskToDrain, AskToStop, GiveUp, KillChild, Promote, Renew, StartChild
-from serverd.supervisor.roster import Departure, Shutdown, Urgency
+from serverd.supervisor.policy import (
+    AskToDrain,
+    AskToStop,
+    GiveUp,
+    Judge,
+    KillChild,
+    Promote,
+    Renew,
+    SayClose,
+    StartChild,
+)
+from serverd.supervisor.roster import BootFailure, Departure, Shutdown, Urgency
 from tests.support.world import World, configuration
 
 
@@ -78,6 +90,89 @@ def test_a_fork_that_fails_is_tried_again_and_nothing_else_happens() -> None:
     world.can_fork = True
     world.pass_time(policy.BACKOFF_LONGEST)
     assert world.child().state is State.BOOTING
+
+
+# The canary
+
+
+def on_trial() -> World:
+    """A world whose second generation has a canary, which serves."""
+    world = serving(3)
+    world.next_config = replace(configuration(3), reload=ReloadConfig(canary=10.0))
+    world.roster.ask_reload("SIGHUP", newer_code=False)
+    world.settle()
+    world.done.clear()
+    world.becomes_ready(world.child(0, generation=2))
+    return world
+
+
+def test_the_first_new_child_serves_alone_beside_the_old_ones() -> None:
+    world = on_trial()
+    assert len(world.roster.children) == 4
+    assert [action.end - world.now for action in world.actions(Judge)] == [10.0]
+    assert world.deadline() == policy.CANARY_LOOK
+    for _ in range(9):
+        world.pass_time(1.0)
+    assert len(world.actions(Judge)) == 10
+    assert len(world.roster.children) == 4
+    world.pass_time(1.0)
+    assert len(world.roster.children) == 6, "it has passed: the others boot"
+    world.all_ready()
+    assert world.current().number == 2
+
+
+def test_a_canary_that_fails_is_rolled_back() -> None:
+    world = on_trial()
+    assert world.roster.booting is not None
+    world.roster.booting.failure = BootFailure(3, "canary: slow")
+    world.settle()
+    assert world.actions(GiveUp)
+    assert [action.child.generation for action in world.actions(AskToDrain)] == [2]
+    assert world.current().number == 1
+
+
+def test_a_canary_that_dies_is_rolled_back() -> None:
+    world = on_trial()
+    assert world.exits(world.child(0, generation=2), -11) is Departure.CRASHED
+    assert world.actions(GiveUp)
+    assert world.current().number == 1
+    assert set(world.states()) == {"worker 0 g1", "worker 1 g1", "worker 2 g1"}
+
+
+def test_the_first_generation_has_no_canary() -> None:
+    world = World(replace(configuration(2), reload=ReloadConfig(canary=10.0)))
+    world.all_ready()
+    assert world.current().number == 1
+    assert not world.actions(Judge)
+
+
+# A lame duck
+
+
+def test_a_lame_duck_serves_until_its_time_is_over() -> None:
+    world = serving(2)
+    world.roster.lame_until = world.now + 10.0
+    world.settle()
+    assert [action.child.index for action in world.actions(SayClose)] == [0, 1]
+    assert world.deadline() == 10.0
+    world.exits(world.child(0), -9)
+    world.pass_time(1.0)
+    world.all_ready()
+    assert world.states() == {"worker 1 g1": "ready", "worker 0 g1": "ready"}, "it is replaced"
+    assert len(world.actions(SayClose)) == 3, "and told as well"
+    world.pass_time(8.9)
+    assert not world.actions(AskToDrain)
+    world.pass_time(0.1)
+    assert [action.final for action in world.actions(AskToDrain)] == [True, True]
+
+
+def test_a_lame_duck_begins_nothing_new() -> None:
+    world = serving()
+    world.roster.lame_until = world.now + 10.0
+    world.roster.ask_reload("a file", newer_code=True)
+    world.roster.wear_out(world.child(), "max_rss", world.now)
+    world.settle()
+    assert [type(action) for action in world.done] == [SayClose]
 
 
 # Recycling

@@ -58,6 +58,11 @@ class World:
         match action:
             case policy.StartChild() | policy.Renew():
                 self._begin_child(action)
+            case policy.Judge(generation, _, end):
+                generation.looked_at = self.now
+                generation.on_trial = self.now < end
+            case policy.SayClose() | policy.EndLameDuck():
+                self._lame_duck(action)
             case policy.AskToDrain(child, _, final, _, patience):
                 self.roster.drain_sent(child, self.now, final=final, patience=patience)
             case policy.AskToStop(child, _):
@@ -75,6 +80,14 @@ class World:
                 self.roster.begin(self.next_config, None, request.cause, self.now)
             case policy.Quit(status):
                 self.quit = status
+
+    def _lame_duck(self, action: policy.SayClose | policy.EndLameDuck) -> None:
+        match action:
+            case policy.SayClose(child):
+                child.lame = True
+            case policy.EndLameDuck():
+                self.roster.lame_until = None
+                self.roster.shutdown = Shutdown(Urgency.GRACEFUL, 0)
 
     def _begin_child(self, action: policy.StartChild | policy.Renew) -> None:
         match action:

@@ -1,0 +1,71 @@
+"""The canary: the first child of a new generation serves beside the old ones for `reload.canary`, and is compared.
+
+Promises: the new one and the old ones are read at the same moments, so that what is compared was answered in the same
+time; a child that is not there from the beginning to the end does not count. Refuses to judge (canary.py) and to
+decide when to look (policy.py).
+
+Owned by the master's only thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..server.scoreboard import Totals
+from .canary import Sample, complaint, verdict
+from .roster import BOOT_FAILURE_STATUS, BootFailure, Child, Generation, Roster
+
+logger = logging.getLogger("serverd.master")
+
+
+class Trial:
+    """See the module. `read` gives what a child has counted so far; None when that cannot be read."""
+
+    def __init__(self, roster: Roster, read: Callable[[Child], Totals | None]) -> None:
+        self._roster = roster
+        self._read = read
+        self._on = 0  # the number of the generation on trial
+        self._before: dict[Child, Totals] = {}
+
+    def look(self, generation: Generation, child: Child, end: float, now: float) -> None:
+        """Compare what `child` has answered with what the serving generation has; pass or fail it."""
+        generation.looked_at = now
+        if self._on != generation.number:
+            self._begin(generation, child, end - now)
+            return
+        old, new = self._samples(child)
+        if words := complaint(old, new):
+            self._before = {}
+            generation.failure = BootFailure(BOOT_FAILURE_STATUS, f"canary: {words}")
+            logger.error("%s (pid %d): canary: %s: rolling back", child.name, child.pid, words)
+        elif now >= end:
+            self._before = {}
+            generation.on_trial = False
+            logger.info("%s", verdict(new))
+
+    def _begin(self, generation: Generation, child: Child, seconds: float) -> None:
+        current = self._roster.current
+        assert current is not None
+        logger.info(
+            "canary: %s (pid %d) serves beside generation %d for %.3g s",
+            child.name,
+            child.pid,
+            current.number,
+            seconds,
+        )
+        self._on = generation.number
+        children = [child, *self._roster.ready(current)]
+        self._before = {each: totals for each in children if (totals := self._read(each)) is not None}
+
+    def _samples(self, child: Child) -> tuple[Sample, Sample]:
+        """What the old children and the new one have answered since the beginning."""
+        old = [Totals(), Totals()]
+        new = [Totals(), Totals()]
+        for each, before in self._before.items():
+            after = self._read(each) if each in self._roster.children else None
+            if after is not None:
+                pair = new if each is child else old
+                pair[0] += before
+                pair[1] += after
+        return Sample.between(*old), Sample.between(*new)
