@@ -38,6 +38,7 @@ _TIMES: Final = struct.Struct("=4d")
 _HEADER_NUMBERS: Final = struct.Struct(f"={layout.PHASES + layout.PHASE_COUNT}Q")
 _HEADER_TIMES: Final = struct.Struct("=d")
 _STATES: Final = {layout.RUNNING: "running", layout.READING: "reading", layout.WRITING: "writing"}
+_ROLES: Final = {layout.LOOP: "loop", layout.MAIN: "main"}
 _KINDS: Final = ("request", "websocket", "event stream")
 _NO_COUNTS: Final = (0,) * BUCKETS
 _NO_STREAMS: Final = (0,) * CLASSES
@@ -124,6 +125,7 @@ class SlotView:
     path: str  # the first 96 bytes, as sent
     since: float | None  # the request that holds the thread began then
     blocked: float | None  # its event loop stands still since then
+    role: str  # worker, loop (the home loop), main (the child's main thread)
     native_id: int  # the kernel's number of the thread; 0: nobody has the slot
     ident: int  # Python's
     waiting: int  # requests that wait in its event loop
@@ -210,7 +212,7 @@ def _slot(data: bytes, place: int, at: int) -> SlotView:
     state = (
         "gone" if not native else "idle" if held is None else _STATES.get(numbers[layout.STATE], "running")
     )
-    rows = tuple(numbers[start : start + BUCKETS] for start in range(layout.ROWS, layout.ITEMS, BUCKETS))
+    rows = tuple(numbers[start : start + BUCKETS] for start in range(layout.ROWS, layout.ROLE, BUCKETS))
     return SlotView(
         place=place,
         state=state,
@@ -218,6 +220,7 @@ def _slot(data: bytes, place: int, at: int) -> SlotView:
         path=_text(data[at + layout.PATH.start : at + layout.PATH.stop]),
         since=held,
         blocked=_time(blocked),
+        role=_ROLES.get(numbers[layout.ROLE], "worker"),
         native_id=native,
         ident=numbers[layout.IDENT],
         waiting=numbers[layout.WAITING],

@@ -50,13 +50,16 @@ STREAMS: Final = 11  # six: websockets and event streams that have ended, by sta
 WAITS: Final = 17  # BUCKETS: waits in the queue
 ROWS: Final = 33  # six rows of BUCKETS: ended requests by status class and latency
 CLASSES: Final = 6  # row 0: cut off, with no complete response (499 in the access log); then 1xx to 5xx
-ITEMS: Final = ROWS + CLASSES * BUCKETS
+ROLE: Final = ROWS + CLASSES * BUCKETS  # what the thread is
+ITEMS: Final = ROLE + 1
 # Bytes:
 _METHOD_AT: Final = 1040  # 8
 _PATH_AT: Final = 1048  # 96
 METHOD: Final = slice(_METHOD_AT, _METHOD_AT + 8)
 PATH: Final = slice(_PATH_AT, _PATH_AT + 96)
 assert ITEMS * 8 <= _METHOD_AT and PATH.stop <= SLOT  # noqa: PT018 - of the layout itself
+
+WORKER, LOOP, MAIN = range(3)  # its role: a SyncWorker, the home loop, the child's main thread
 
 RUNNING: Final = 0  # the application runs, when SINCE is set
 READING: Final = 1  # the thread waits for the client's body
@@ -152,8 +155,9 @@ class Slot:
         self._numbers[WAITING + kind] = self.waiting[kind]
         self._scores.erase(entry)
 
-    def enter(self) -> None:
+    def enter(self, role: int = WORKER) -> None:
         """The calling thread has the slot from now on."""
+        self._numbers[ROLE] = role
         self._numbers[STATE] = RUNNING
         self._numbers[IDENT] = threading.get_ident()
         self._numbers[NATIVE] = threading.get_native_id()
