@@ -150,7 +150,6 @@ def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
 
 
 UNSUPPORTED = [
-    ("workers: {threads: {min: 1, max: 2}}", "workers.threads: a range {min, max}"),
     ("timeouts: {request: 1s}", "timeouts.request: this"),
     ("proxy: {trusted: ['*']}", "proxy.trusted: this"),
     ("proxy: {protocol: true}", "proxy.protocol: this"),
@@ -388,6 +387,14 @@ def test_files_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         Path("secret.yaml").touch(mode=0o000)
         assert said_of("secret.yaml") == "secret.yaml: cannot be read: Permission denied"
     assert said_of("a\0b").endswith("is no name of a file")
+
+
+def test_a_range_of_threads_where_there_are_none() -> None:
+    (line,) = problems("app: a:b\nworkers: {mode: async, threads: {min: 1, max: 2}}\n")
+    assert line == (
+        "server.yaml:2:33: workers.threads: a range {min, max} is for mode: sync; with mode: async there are no worker "
+        "threads"
+    )
 
 
 def test_a_loop_that_is_not_installed_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
