@@ -1,0 +1,134 @@
+"""The life of the admin process: serve ``AdminApp`` with the engine of the children, until the master is gone.
+
+Promises: nothing wakes this process while nobody asks; it holds its own listening sockets, the shared memory and its
+channel, and nothing else of the master's; it ends when the master does, and not before the master says so, so that
+probes hear of a stop. Refuses: the application, access logs, and requests with bodies of any size worth the name.
+
+Threads: ``main`` runs in the main thread, which counts the deadlines of connections and listens to the channel; the
+requests are served in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import setproctitle
+
+from ...config import LimitsConfig, LoggingConfig, ServerConfig, TimeoutsConfig, WorkersConfig
+from ...config.logs import setup_logging
+from ..async_pool import AsyncPool
+from ..connection import Address, Connection, Server
+from ..farewell import Refuser
+from ..loop_queue import LoopQueue
+from ..scoreboard import Arena
+from ..slots import nowhere
+from .app import AdminApp
+from .observer import Observer, Read
+from .order import PING, PONG, AdminOrder
+from .pulse import Pulse
+from .reading import Reader
+
+# Probes and scrapes come every 5 to 60 s: most of them find their connection still open.
+_TIMEOUTS: Final = TimeoutsConfig(head=5.0, body=5.0, keep_alive=90.0, write=10.0)
+_LIMITS: Final = LimitsConfig(connections=512, body=64 * 1024, head=16 * 1024)
+_WORKERS: Final = WorkersConfig(mode="async", loop="asyncio")
+_LONGEST: Final = 86400.0
+
+
+def main(fd: int, text: str) -> NoReturn:
+    """The whole life: ``fd`` is our end of the channel, ``text`` the order. Exits with 0 when the master is gone."""
+    order = AdminOrder.from_json(text)
+    setproctitle.setproctitle(f"{order.title}: admin")
+    # A terminal sends these to all: the master decides. SIGTERM to the whole group is the begin of a stop, which
+    # probes are to hear of: the end of the channel is what ends this process.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1,
+                   signal.SIGUSR2, signal.SIGWINCH):  # fmt: skip
+        signal.signal(number, signal.SIG_IGN)
+    logging: Any = {"level": order.level, "format": order.format}
+    setup_logging(LoggingConfig(**logging, access=False), process="admin", stream=sys.stderr)
+    reader = Reader(Arena.open(order.arena))
+    _Plane(_inherited(fd), list(map(_inherited, order.sockets)), order.ready_capacity, reader).serve()
+    os._exit(0)  # not held up by a stream that is just being written
+
+
+class _Plane:
+    """The parts. Belongs to the main thread."""
+
+    def __init__(
+        self, channel: socket.socket, sockets: list[socket.socket], capacity: float, read: Read
+    ) -> None:
+        self._channel = channel
+        self._queue = LoopQueue(
+            _TIMEOUTS, max_connections=_LIMITS.connections, make_connection=self._connection
+        )
+        self._refuser = Refuser(self._queue, None, nowhere())
+        self._pool = AsyncPool(_WORKERS.loop)
+        self._pool.start()
+        self._pulse = self._pool.call(_made(lambda: Pulse(self._ask))).result()
+        observer = self._pool.call(_made(lambda: Observer(read))).result()
+        app: Any = AdminApp(observer, self._pulse.silence, limit=capacity)
+        config = ServerConfig(app="serverd:admin", timeouts=_TIMEOUTS, limits=_LIMITS, workers=_WORKERS)
+        self._pool.serve(config, app, self._queue)
+        for sock in sockets:
+            self._queue.add_listener(sock)
+
+    def serve(self) -> None:
+        """Until the master is gone."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._queue.attention, select.POLLIN)
+        asleep = False  # nothing was open for so long that nothing has to be looked at
+        while True:
+            now = time.monotonic()
+            due = self._queue.tend(now, self._refuser.expired)
+            events = poll.poll(None if asleep else min(max(0.0, due - now), _LONGEST) * 1000 + 1)
+            asleep = not events and not self._queue.open
+            for fd, _ in events:
+                if fd == self._queue.attention:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                elif not self._hear():
+                    return
+
+    def _connection(
+        self, number: int, family: int, fd: int, peer: Address | None, local: Server | None, now: float
+    ) -> Connection:
+        """The first of several connections (in the loop's thread) wakes the main thread, which counts their
+        deadlines."""
+        if not self._queue.open:
+            self._queue.notice()
+        return Connection(number, family, fd, peer, local, now)
+
+    def _ask(self) -> None:
+        # One that does not get through is to a master that is gone, or hangs: then there is no answer.
+        with contextlib.suppress(OSError):
+            self._channel.send(PING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _hear(self) -> bool:
+        """Read what the master has said. False at its end."""
+        try:
+            packet = self._channel.recv(64)
+        except OSError:
+            packet = b""
+        if packet == PONG:
+            self._pool.call(_made(self._pulse.heard))
+        return packet != b""
+
+
+async def _made[T](make: Callable[[], T]) -> T:
+    """What ``make`` gives in the loop's thread."""
+    return make()
+
+
+def _inherited(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    return sock
