@@ -1,8 +1,8 @@
 """The channel between the master and one child: a SOCK_SEQPACKET socketpair that carries small named messages.
 
 Promises: one message is one packet (the kernel keeps the boundaries, see unix(7)), in order, never half of one; the end
-of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn`` and ``Drained``,
-down go ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``, ``Forked``, and ``Fork`` down), and a
+of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn``, ``StacksAre`` and
+``Drained``, down go ``Stacks``, ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``, ``Forked``, and ``Fork`` down), and a
 child that it has forked waits for ``Begin``. Refuses: anything that is not one of these messages, or larger than
 ``MAX_MESSAGE``.
 
@@ -139,7 +139,26 @@ class Stop:
     """Down: give up what is in flight, name it in ``Drained.cut``, and exit."""
 
 
-Message = Ready | BootFailed | Drained | Worn | Preloaded | Forked | LameDuck | Drain | Inherit | Stop | Fork | Begin
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Down: say where every thread is. ``request``: to be named in the answer."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class StacksAre:
+    """Up: one thread's stack, several lines; the ``last`` one of the answer may be empty."""
+
+    request: int
+    text: str
+    last: bool
+
+
+Message = (
+    Ready | BootFailed | Drained | Worn | Preloaded | Forked | StacksAre
+    | LameDuck | Drain | Inherit | Stop | Stacks | Fork | Begin
+)  # fmt: skip
 _BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 
