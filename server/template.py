@@ -29,13 +29,14 @@ from ..config import ServerConfig
 from ..config.logs import setup_logging
 from . import child
 from .app_loader import AppLoadError, LoadedApp
+from .arena import Papers, Region
 from .channel import Begin, BootFailed, Channel, ChannelError, Fork, Forked, Preloaded
 from .child import ChildSpec
 
 logger = logging.getLogger("serverd.worker")
 
-# What is handed over with an order to fork: the child's end of its channel.
-_HANDED: Final = 1
+# What can come with an order to fork: the child's end of its channel, and its papers.
+_MOST_HANDED: Final = 3
 
 # Forks so that `body` is the life of a child of the master; its process number. Raises OSError or RuntimeError.
 type ForkSibling = Callable[[Callable[[], int]], int]
@@ -72,43 +73,60 @@ def main(spec: TemplateSpec) -> int:
     gc.collect()
     gc.freeze()
     spec.channel.send(Preloaded(time.monotonic() - began))
-    while (order := _next_order(spec.channel)) is not None:
-        spec.channel.send(_fork(spec, app, *order))
+    while (wanted := _next_order(spec.channel)) is not None:
+        spec.channel.send(_fork(spec, app, *wanted))
     return 0
 
 
-def _next_order(channel: Channel) -> tuple[Fork, socket.socket] | None:
-    """The next child that is wanted, and its end of its channel; None when the master is gone."""
+def order(index: int, papers: Papers) -> Fork:
+    """The order for the child ``index``; the descriptors of ``papers`` have to come with it, after its channel."""
+    region = papers.region or Region(0, 0)
+    return Fork(index, papers.memory >= 0, region.offset, region.slots, papers.words >= 0)
+
+
+def papers_of(order: Fork, descriptors: list[int]) -> Papers:
+    """What the child gets to write on; ``descriptors`` came with its order, and its channel is not among them."""
+    left = iter(descriptors)
+    memory = next(left) if order.memory else -1
+    region = Region(order.offset, order.slots) if order.slots else None
+    return Papers(memory, region, next(left) if order.words else -1)
+
+
+def _next_order(channel: Channel) -> tuple[Fork, list[int]] | None:
+    """The next child that is wanted, and what comes with it; None when the master is gone."""
     while True:
         try:
-            message, descriptors = channel.recv_with(_HANDED)
+            message, descriptors = channel.recv_with(_MOST_HANDED)
         except ChannelError as exc:
             logger.error("%s; ignored", exc)
             continue
         if message is None:
             return None
-        if isinstance(message, Fork) and len(descriptors) == _HANDED:
-            return message, socket.socket(fileno=descriptors[0])
+        if isinstance(message, Fork) and len(descriptors) == 1 + message.memory + message.words:
+            return message, descriptors
         for fd in descriptors:
             os.close(fd)
         logger.error("channel: %s is not for a template; ignored", type(message).__name__)
 
 
-def _fork(spec: TemplateSpec, app: LoadedApp, order: Fork, below: socket.socket) -> Forked:
+def _fork(spec: TemplateSpec, app: LoadedApp, wanted: Fork, descriptors: list[int]) -> Forked:
     def body() -> int:
         spec.channel.close()
+        below = Channel(socket.socket(fileno=descriptors[0]))
+        papers = papers_of(wanted, descriptors[1:])
         return _be_child(
-            ChildSpec(order.index, spec.generation, spec.config, spec.sockets, Channel(below)), app
+            ChildSpec(wanted.index, spec.generation, spec.config, spec.sockets, below, papers), app
         )
 
     try:
-        return Forked(order.index, spec.fork(body), "")
+        return Forked(wanted.index, spec.fork(body), "")
     except OSError as exc:
-        return Forked(order.index, 0, exc.strerror or str(exc))
+        return Forked(wanted.index, 0, exc.strerror or str(exc))
     except RuntimeError as exc:
-        return Forked(order.index, 0, str(exc))
+        return Forked(wanted.index, 0, str(exc))
     finally:
-        below.close()
+        for fd in descriptors:
+            os.close(fd)
 
 
 def _be_child(spec: ChildSpec, app: LoadedApp) -> int:

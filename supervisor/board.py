@@ -68,6 +68,12 @@ class Board:
                 self.arena.release(region)
             raise
 
+    def handed_over(self, papers: Papers) -> Papers:
+        """The child has them: what is left of them here."""
+        if papers.memory >= 0:
+            os.close(papers.memory)
+        return papers._replace(memory=-1)
+
     def look(self, region: Region | None) -> ChildView | None:
         """What the child of ``region`` says now, if it can be read."""
         if self.arena is None or region is None:
@@ -77,14 +83,17 @@ class Board:
         except OSError:
             return None
 
-    def fold(self, region: Region | None) -> ChildView | None:
-        """The child of ``region`` has ended: keep what it has counted; what it last wrote, if it can be read.
+    def fold(self, papers: Papers) -> ChildView | None:
+        """The child that had ``papers`` has ended: keep what it has counted, close what is ours; what it last wrote,
+        if it can be read.
 
-        The region is free once the page no longer names it.
+        Its region is free once the page no longer names it.
         """
-        view = self.look(region)
-        if region is not None:
-            self._ended.append(region)
+        for fd in papers.descriptors():
+            os.close(fd)
+        view = self.look(papers.region)
+        if papers.region is not None:
+            self._ended.append(papers.region)
         if view is not None:
             self.totals += view.totals
         return view

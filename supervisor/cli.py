@@ -87,12 +87,23 @@ def _serve(words: Sequence[str]) -> int:
             f"serverd: there is no {DEFAULT_FILE} here; name an application (serverd module:attribute) or a file "
             '(-c FILE), or write one with "serverd init"'
         )
-    config = sources.load()
     from ..config.logs import setup_logging  # noqa: PLC0415 - only a server needs what is imported from here on
     from .master import run  # noqa: PLC0415
+    from .succession import Predecessor, SuccessionError  # noqa: PLC0415
 
+    try:
+        # Before the configuration is read, as the variable of an upgrade is no key of it.
+        predecessor = Predecessor.take_from(os.environ, os.getppid())
+    except SuccessionError as error:
+        return fail(f"serverd: {error}")
+    try:
+        config = sources.load()
+    except ConfigError as error:
+        if predecessor is not None:
+            predecessor.failed(str(error).splitlines()[0])
+        raise
     setup_logging(config.logging, process="master", stream=sys.stderr)
-    return run(config, reload_config=sources.load)
+    return run(config, reload_config=sources.load, predecessor=predecessor)
 
 
 def _command(name: str, words: Sequence[str]) -> int:

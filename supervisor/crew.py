@@ -22,12 +22,27 @@ from functools import partial
 from typing import Final
 
 from ..server import wear
-from ..server.channel import BootFailed, ChannelError, Drain, Drained, Message, Ready, Stop, Worn
+from ..server.channel import (
+    Begin,
+    BootFailed,
+    Channel,
+    ChannelError,
+    Drain,
+    Drained,
+    LameDuck,
+    Message,
+    Ready,
+    Stop,
+    Worn,
+)
 from . import cgroup, policy, reports
+from .board import Board
 from .child_state import Event, IllegalTransition, State
 from .heirs import heirs_of, introduced
+from .nursery import Nursery
 from .roster import Child, Departure, Generation, Roster
 from .spawn import Closable, Descriptor, Main, Order, start_child
+from .template import Asked, Template
 
 logger = logging.getLogger("serverd.master")
 
@@ -38,8 +53,12 @@ _MOST_SAID: Final = 200
 class Crew:
     """The master's children. `threads` is how many each has, as the last one that became ready said."""
 
-    def __init__(self, roster: Roster, selector: selectors.BaseSelector, main: Main | None) -> None:
+    def __init__(
+        self, roster: Roster, selector: selectors.BaseSelector, nursery: Nursery, board: Board, main: Main | None
+    ) -> None:
         self.threads = 0
+        self._board = board
+        self._nursery = nursery
         self._roster = roster
         self._selector = selector
         self._main = main
@@ -56,21 +75,56 @@ class Crew:
         """A child for the place `index`. What the machine refuses now is tried again after a back-off."""
         now = time.monotonic()
         child = Child(index, generation.number, now, replaces=replaces)
-        order = Order(index, generation.number, generation.config, sockets, generation.identity)
         try:
+            child.papers = self._board.papers(generation.config)
+            order = Order(
+                index, generation.number, generation.config, sockets, generation.identity, child.papers
+            )
+            if (template := self._roster.template(generation)) is not None:
+                self._ask(template, child, order)
+                return
             started = start_child(order, belongings(), self._main)
         except OSError as error:
-            self._roster.spawn_failed(child, now)
-            wait = policy.backoff(generation.slot(index).failures)
-            logger.warning(
-                "%s: cannot start a process (%s); next try in %.1f s", child.name, error.strerror, wait
-            )
+            self._not_started(child, error.strerror or str(error))
             return
-        child.pid, child.pidfd, child.channel = started.pid, started.pidfd, started.channel
-        child.apply(Event.SPAWNED, now)
+        child.channel = started.channel
+        child.papers = self._board.handed_over(child.papers)
         self._roster.children.append(child)
-        self._selector.register(started.channel, selectors.EVENT_READ, partial(self._on_message, child))
-        self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_exit, child))
+        self._started(child, started.pid, started.pidfd)
+
+    def _ask(self, template: Template, child: Child, order: Order) -> None:
+        """Let `template` fork `child`. It is in the roster from now on, as one that has no process yet."""
+        child.channel, below = Channel.pair()
+        child.channel.sock.setblocking(False)
+        self._roster.children.append(child)
+
+        def born(pid: int, pidfd: int) -> None:
+            self._started(child, pid, pidfd)
+            self._send(child, Begin())
+
+        self._nursery.fork(
+            template, order, below, Asked(born, lambda error: self._not_started(child, error))
+        )
+        child.papers = self._board.handed_over(child.papers)
+
+    def _started(self, child: Child, pid: int, pidfd: int) -> None:
+        """`child` is a process."""
+        assert child.channel is not None
+        child.pid, child.pidfd = pid, pidfd
+        child.apply(Event.SPAWNED, time.monotonic())
+        self._selector.register(child.channel, selectors.EVENT_READ, partial(self._on_message, child))
+        self._selector.register(pidfd, selectors.EVENT_READ, partial(self._on_exit, child))
+
+    def _not_started(self, child: Child, why: str) -> None:
+        """`child` will never be a process; its place waits like one whose child has crashed."""
+        self._board.fold(child.papers)
+        if child.channel is not None:
+            child.channel.close()
+            child.channel = None
+        self._roster.spawn_failed(child, time.monotonic())
+        generation = self._roster.generation(child.generation)
+        wait = policy.backoff(generation.slot(child.index).failures) if generation is not None else 0.0
+        logger.warning("%s: cannot start a process (%s); next try in %.1f s", child.name, why, wait)
 
     def may_renew(self, child: Child) -> bool:
         """Whether there is memory for a successor beside `child`. If not, that is said, and tried again later."""
@@ -90,9 +144,14 @@ class Crew:
         child.worn_at = time.monotonic() + policy.RENEW_AGAIN
         return False
 
-    def dismiss(self, action: policy.AskToDrain | policy.AskToStop | policy.KillChild) -> None:
+    def dismiss(
+        self, action: policy.SayClose | policy.AskToDrain | policy.AskToStop | policy.KillChild
+    ) -> None:
         """See a child off, as kindly as `action` says."""
         match action:
+            case policy.SayClose(child):
+                child.lame = True
+                self._send(child, LameDuck())
             case policy.AskToDrain():
                 self.drain(action)
             case policy.AskToStop(child, reason):
@@ -136,14 +195,17 @@ class Crew:
     def belongings(self) -> Iterator[Closable]:
         """Our ends of the children's channels, and their pidfds."""
         for child in self._roster.children:
-            yield Descriptor(child.pidfd)
+            if child.pidfd >= 0:
+                yield Descriptor(child.pidfd)
             if child.channel is not None:
                 yield child.channel
+            if child.papers.words >= 0:
+                yield Descriptor(child.papers.words)
 
     def _send(self, child: Child, message: Message) -> None:
         # One that does not get through is for a child that is gone or hangs; the deadline of its state sees to
-        # that.
-        if child.channel is not None:
+        # that. One that has no process yet reads nothing before `Begin`.
+        if child.channel is not None and child.state is not State.NEW:
             child.channel.send(message)
 
     def _on_message(self, child: Child) -> None:
@@ -173,7 +235,8 @@ class Crew:
         match message:
             case Ready():
                 child.apply(Event.BECAME_READY, now)
-                self.threads = message.threads
+                self.threads = child.threads = message.threads
+                child.gil = message.gil
                 serves_already = (
                     self._roster.current is not None and self._roster.current.number == child.generation
                 )
@@ -221,6 +284,7 @@ class Crew:
         self._hang_up(child)  # still there if a process that the application has started holds the other end
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
+        self._board.fold(child.papers)
         explained = child.cannot_boot or child.killed_because != ""
         how = child.killed_because or reports.how_it_ended(status)
         code = os.waitstatus_to_exitcode(status)

@@ -74,14 +74,16 @@ class Inherited:
 class Listeners:
     """The sockets that are open, by the address in the configuration that asked for them.
 
-    `heirlooms` are taken by the addresses that they were made for; their files are somebody else's until `own`.
+    `heirlooms` are taken by the addresses that they were made for, out of this list, which others may share; their
+    files are somebody else's until `own`.
     """
 
-    def __init__(self, inherited: Inherited, heirlooms: Iterable[Heirloom] = ()) -> None:
+    def __init__(self, inherited: Inherited, heirlooms: list[Heirloom] | None = None) -> None:
         self._inherited = inherited
-        self._heirlooms = list(heirlooms)
+        self._heirlooms = [] if heirlooms is None else heirlooms
         self._open: dict[ListenAddress, tuple[Listener, ...]] = {}
-        self._lent: set[ListenAddress] = set()
+        self._lent: set[str] = set()
+        self.stored: set[str] = set()  # addresses whose sockets outlive us: `close` leaves their files
 
     def open(self, addresses: Iterable[ListenAddress], backlog: int, access: Access) -> list[Listener]:
         """Open what is not open yet, and set the backlog of all; the new ones are returned.
@@ -134,6 +136,7 @@ class Listeners:
 
     def close(self) -> None:
         """Close all: what waits in the backlogs is still there for children that hold the sockets."""
+        self._lent |= self.stored
         self.keep_only(())
 
     # What goes from one process to the next
@@ -152,21 +155,18 @@ class Listeners:
         used = [(listener.sock.fileno(), listener.name) for listener in self.all() if listener.name]
         return [*used, *self._inherited.sockets]
 
-    def lend(self, addresses: Iterable[ListenAddress] | None = None) -> None:
-        """The files of unix sockets at `addresses` (None: all of them) are somebody else's: they stay when we close."""
-        self._lent = set(self._open if addresses is None else addresses)
+    def lend(self) -> None:
+        """The files of unix sockets are somebody else's from now on: they stay when we close."""
+        self._lent = set(map(str, self._open))
 
     def own(self) -> None:
-        """The files are ours, and so is what nobody has asked for: it is closed."""
+        """The files are ours from now on."""
         self._lent.clear()
-        heirlooms, self._heirlooms = self._heirlooms, []
-        for heirloom in heirlooms:
-            heirloom.close()
 
     def _close(self, address: ListenAddress, found: Iterable[Listener]) -> None:
         for listener in found:
-            listener.close(leave_file=address in self._lent)
-        self._lent.discard(address)
+            listener.close(leave_file=str(address) in self._lent)
+        self._lent.discard(str(address))
 
     def _inherit(self, address: ListenAddress, backlog: int) -> tuple[Listener, ...]:
         """The sockets that were made for `address` before this process began; none if there are none."""
@@ -177,8 +177,9 @@ class Listeners:
             replace(adopt(item.fd, str(address), backlog), path=item.path, inode=item.inode)
             for item in chosen
         )
-        self._heirlooms = [item for item in self._heirlooms if item not in chosen]
-        self._lent.add(address)
+        for item in chosen:
+            self._heirlooms.remove(item)
+        self._lent.add(str(address))
         return found
 
     def _open_one(self, address: ListenAddress, backlog: int, access: Access) -> tuple[Listener, ...]:

@@ -27,27 +27,37 @@ import setproctitle
 from ..config import ServerConfig
 from ..config.logs import setup_logging
 from . import policy, reports, signals
+from . import facts
+from .board import Board
 from .crew import Crew
-from .listeners import Access, Inherited, ListenError, Listeners
-from .notify import Notifier
+from .listeners import ListenError
+from .nursery import Nursery
 from .orders import Orders
-from .pidfile import Pidfile, PidfileError
+from .origin import Origin
+from .outside import Outside
+from .pidfile import PidfileError
 from .policy import (
     Action,
     AskToDrain,
     AskToStop,
     BeginReload,
+    EndLameDuck,
     GiveUp,
     KillChild,
+    KillTemplate,
     Promote,
     Quit,
     Renew,
+    SayClose,
     StartChild,
+    StartTemplate,
 )
 from .privileges import PrivilegeError, resolve
 from .rollout import Rollout
-from .roster import Child, Generation, Roster, Urgency
-from .spawn import Closable, Descriptor, Main, reap
+from .roster import Child, Generation, Roster, Shutdown, Urgency
+from .spawn import Closable, Main, reap
+from .succession import Estate, Predecessor
+from .upgrade import Upgrade
 from .watching import Watching
 
 logger = logging.getLogger("serverd.master")
@@ -60,21 +70,29 @@ _MISCONFIGURED: Final = 2
 _MOST_ACTIONS: Final = 100_000
 
 
-def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], main: Main | None = None) -> int:
+def run(
+    config: ServerConfig,
+    *,
+    reload_config: Callable[[], ServerConfig],
+    main: Main | None = None,
+    predecessor: Predecessor | None = None,
+) -> int:
     """Serve `config` until a signal ends it; the exit status.
 
     `reload_config` reads the configuration again and raises ConfigError. `main` replaces the body of the
-    children in tests. Must be called in the main thread of a process that has no other thread. Raises nothing
-    for what a user can get wrong.
+    children in tests. `predecessor` is the master whose place this one takes. Must be called in the main thread of
+    a process that has no other thread. Raises nothing for what a user can get wrong.
     """
     setup_logging(config.logging, process="master", stream=sys.stderr)
     # First of all: the title finds its room by the environment as it was, and variables are taken out below.
     setproctitle.setproctitle(reports.master_title(config))
     try:
-        master = Master(config, reload_config, main)
+        master = Master(config, reload_config, main, predecessor)
     except (ListenError, PidfileError, PrivilegeError) as error:
         for line in str(error).splitlines():
             logger.error("%s", line)
+        if predecessor is not None:
+            predecessor.failed("; ".join(str(error).splitlines()))
         return _BROKEN if isinstance(error, ListenError) and error.passing else _MISCONFIGURED
     return master.serve()
 
@@ -83,43 +101,54 @@ class Master:
     """Everything that the master holds. Lives in one thread; only `run` makes one, and only `serve` uses it."""
 
     def __init__(
-        self, config: ServerConfig, reload_config: Callable[[], ServerConfig], main: Main | None
+        self,
+        config: ServerConfig,
+        reload_config: Callable[[], ServerConfig],
+        main: Main | None,
+        predecessor: Predecessor | None,
     ) -> None:
         """Take what the outside world has to give: sockets, the pidfile, signals. Raises ListenError,
         PidfileError or PrivilegeError, with everything given back."""
         self._status: int | None = None
         self._identity = resolve(config.process)
-        self._listeners = Listeners(Inherited.take_from(os.environ, os.getpid()))
-        self._pidfile: Pidfile | None = None
-        try:
-            access = Access.of(config.process.umask, self._identity)
-            self._listeners.open(config.listen, config.limits.backlog, access)
-            if config.process.pidfile is not None:
-                self._pidfile = Pidfile.take(config.process.pidfile, os.getpid())
-        except ListenError, PidfileError:
-            self._listeners.close()
-            raise
-        self._notifier = Notifier.take_from(os.environ, os.getpid())
+        self._outside = Outside.take(config, self._identity, predecessor)
+        self._listeners, self._notifier = self._outside.listeners, self._outside.notifier
         self._selector = selectors.DefaultSelector()
+        origin = Origin.remember()
         self._signals = signals.Signals()
         self._signals.install()
         self._selector.register(self._signals.reader, selectors.EVENT_READ, self._on_signals)
         self._roster = Roster()
-        self._crew = Crew(self._roster, self._selector, main)
+        self._board = Board()
+        self._history = facts.History(os.getpid(), time.time())
+        self._nursery = Nursery(self._roster, self._selector)
+        self._crew = Crew(self._roster, self._selector, self._nursery, self._board, main)
         self._watching = Watching(self._selector, self._on_change)
         self._rollout = Rollout(
             config, reload_config, self._roster, self._listeners, self._crew, self._watching, self._notifier
         )
+        self._upgrade = Upgrade(self._roster, self._selector, origin, self._estate, self._let_go)
         self._orders = Orders(
-            self._roster, self._rollout, self._listeners, self._watching, self._notifier, self._bury
+            self._roster,
+            self._rollout,
+            self._listeners,
+            self._watching,
+            self._notifier,
+            self._upgrade,
+            self._bury,
         )
+        self._predecessor = predecessor
+        if predecessor is not None:
+            self._roster.last_number = predecessor.estate.generation
+            predecessor.attach(self._selector, self._take_over)
 
     def serve(self) -> int:
         """Run until it is over; the exit status."""
         try:
             for listener in self._listeners.all():
                 logger.info("%s", reports.is_listening(listener, self._rollout.config))
-            self._rollout.start(self._identity)
+            asked = () if self._predecessor is None else (self._predecessor.decided,)
+            self._rollout.start(self._identity, asked)
             while self._status is None:
                 self._turn()
             return self._status
@@ -134,6 +163,7 @@ class Master:
     def _turn(self) -> None:
         """Do what is due, then sleep until something happens or something else is due."""
         wake_at = self._settle()
+        self._publish()
         if self._status is not None:
             return
         wake_at = min(wake_at, self._helpers_due())
@@ -161,8 +191,9 @@ class Master:
             self._notifier.ping(now)
         if self._watching.due() <= now and self._roster.shutdown is None:
             self._watching.start(self._belongings(None), now)
+        self._upgrade.expire(now)
         watching = math.inf if self._roster.shutdown is not None else self._watching.due()
-        return min(watching, self._notifier.ping_at() if healthy else math.inf)
+        return min(watching, self._upgrade.due(), self._notifier.ping_at() if healthy else math.inf)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -171,8 +202,10 @@ class Master:
             case Renew(generation, child):
                 if self._crew.may_renew(child):
                     self._start(generation, child.index, child)
-            case AskToDrain() | AskToStop() | KillChild():
+            case SayClose() | AskToDrain() | AskToStop() | KillChild():
                 self._crew.dismiss(action)
+            case StartTemplate() | KillTemplate():
+                self._tend(action)
             case Promote():
                 self._rollout.promote()
             case GiveUp():
@@ -180,8 +213,18 @@ class Master:
                     self._orders.stop(Urgency.GRACEFUL, status)
             case BeginReload():
                 self._rollout.begin()
+            case EndLameDuck():
+                self._orders.stop(Urgency.GRACEFUL)
             case Quit(status):
                 self._status = status
+
+    def _tend(self, action: StartTemplate | KillTemplate) -> None:
+        match action:
+            case StartTemplate(generation):
+                sockets = self._listeners.sockets(generation.config.listen)
+                self._nursery.start(generation, sockets, self._belongings(generation))
+            case KillTemplate(template, reason):
+                self._nursery.kill(template, reason)
 
     def _start(self, generation: Generation, index: int, replaces: Child | None) -> None:
         sockets = self._listeners.sockets(generation.config.listen)
@@ -194,13 +237,48 @@ class Master:
         yield self._signals.writer
         needed = self._listeners.sockets(generation.config.listen) if generation is not None else ()
         yield from (listener.sock for listener in self._listeners.all() if listener.sock not in needed)
-        yield from map(Descriptor, self._listeners.unused())
+        yield from self._outside.belongings()
         yield from self._crew.belongings()
+        yield from self._nursery.belongings()
         yield from self._watching.belongings()
-        if self._pidfile is not None:
-            yield Descriptor(self._pidfile.fd)
-        if self._notifier.sock is not None:
-            yield self._notifier.sock
+        yield from self._upgrade.belongings()
+        if self._predecessor is not None and self._predecessor.sock is not None:
+            yield self._predecessor.sock
+        if self._board.arena is not None and generation is not None:  # helpers are given what they need of it
+            yield self._board.arena
+
+    # From one master to the next
+
+    def _estate(self) -> Estate:
+        return self._outside.estate(self._roster.last_number, [])
+
+    def _let_go(self, pid: int) -> None:
+        """The new master `pid` serves: it has everything, and this one has its children to see off."""
+        logger.info("upgrade: the master is process %d now; this one drains and leaves", pid)
+        self._watching.stop()
+        self._outside.hand_over(pid)
+        self._roster.shutdown = Shutdown(Urgency.GRACEFUL, 0, handed_over=True)
+
+    def _take_over(self, line: str) -> None:
+        """We serve, and the old master has let go, or is gone."""
+        if self._roster.shutdown is None:
+            assert self._predecessor is not None
+            self._outside.take_over(line)
+            logger.info("upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid)
+
+    def _publish(self) -> None:
+        """Write onto the board what is true now, if it is new."""
+        rollout = self._rollout
+        scheme = "http" if rollout.config.tls is None else "https"
+        self._board.publish(
+            facts.gather(
+                self._roster,
+                rollout.config,
+                self._history,
+                [listener.url(scheme) for listener in self._listeners.all()],
+                (rollout.succeeded, rollout.failed, rollout.last),
+            )
+        )
 
     def _on_change(self, cause: str) -> None:
         self._roster.ask_reload(cause, newer_code=True)
@@ -208,14 +286,13 @@ class Master:
     def _put_away(self) -> None:
         """Give back what was taken. Children that are left see the end of their channel, drain and exit."""
         self._watching.stop()
-        self._listeners.close()
-        if self._pidfile is not None:
-            self._pidfile.remove()
-        for thing in self._crew.belongings():
+        self._outside.close()
+        if self._predecessor is not None:
+            self._predecessor.close()
+        for thing in (*self._crew.belongings(), *self._nursery.belongings(), *self._upgrade.belongings()):
             thing.close()
         self._selector.close()
         self._signals.close()
-        self._notifier.close()
         logger.info("stopped")
 
     def _on_signals(self) -> None:
@@ -223,9 +300,9 @@ class Master:
             self._orders.on_signal(number)
 
     def _bury(self) -> None:
-        """As PID 1, take note of our own dead, and of those whom nobody else would bury."""
-        if os.getpid() != _INIT:
+        """As PID 1, and with templates, take note of our own dead, and of those whom nobody else would bury."""
+        if os.getpid() != _INIT and not self._nursery.adopts:
             return  # each of ours has a pidfd
         for pid, status in reap():
-            if not self._crew.bury(pid, status) and not self._watching.bury(pid, status):
+            if not any(ours.bury(pid, status) for ours in (self._crew, self._nursery, self._watching, self._upgrade)):
                 logger.debug("buried process %d, which %s", pid, reports.how_it_ended(status))

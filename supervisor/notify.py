@@ -66,7 +66,8 @@ class Notifier:
             self._sock.setblocking(False)
         self._interval = self.manager.watchdog * _WATCHDOG_SHARE if self._sock is not None else 0.0
         self._pinged = -math.inf
-        self._muted = muted
+        self.muted = muted
+        self.stored: set[str] = set()  # the names of the descriptors that the manager keeps for us
 
     @classmethod
     def take_from(cls, environ: MutableMapping[str, str], pid: int) -> Notifier:
@@ -97,7 +98,7 @@ class Notifier:
 
     def ping_at(self) -> float:
         """When the next sign of life is due, in monotonic seconds; infinite without a watchdog."""
-        return self._pinged + self._interval if self._interval and not self._muted else math.inf
+        return self._pinged + self._interval if self._interval and not self.muted else math.inf
 
     def ping(self, now: float) -> None:
         """Give the sign of life."""
@@ -106,10 +107,12 @@ class Notifier:
 
     def store(self, name: str, fd: int) -> None:
         """Keep a copy of `fd` for the next start, to be passed as `name` (sd_pid_notify_with_fds(3))."""
+        self.stored.add(name)
         self._send("FDSTORE=1", f"FDNAME={name}", fds=[fd])
 
     def discard(self, name: str) -> None:
         """Close the copies that are stored as `name`."""
+        self.stored.discard(name)
         self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def barrier(self) -> None:
@@ -131,7 +134,7 @@ class Notifier:
 
     def unmute(self) -> None:
         """This is the main process now."""
-        self._muted = False
+        self.muted = False
 
     def close(self) -> None:
         """Say nothing any more."""
@@ -140,7 +143,7 @@ class Notifier:
             self._sock = None
 
     def _send(self, *assignments: str, fds: Sequence[int] = ()) -> None:
-        if self._sock is None or self._address is None or self._muted:
+        if self._sock is None or self._address is None or self.muted:
             return
         text = "\n".join(assignments).encode("utf-8", "replace")
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -22,10 +22,11 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final
 
-from ..server.channel import BootFailed, Channel, ChannelError, Fork, Forked, Message, Preloaded
+from ..server.channel import BootFailed, Channel, ChannelError, Forked, Message, Preloaded
+from ..server.template import order as template_order
 from . import policy, reports
 from .roster import BOOT_FAILURE_STATUS, BootFailure, Generation, Roster
-from .spawn import Closable, Descriptor
+from .spawn import Closable, Descriptor, Order
 from .template import Asked, Event, OutOfTurn, Phase, Template
 from .template_spawn import start_template
 
@@ -67,12 +68,14 @@ class Nursery:
         self._selector.register(started.channel, selectors.EVENT_READ, partial(self._on_message, template))
         self._selector.register(started.pidfd, selectors.EVENT_READ, partial(self._on_exit, template))
 
-    def fork(self, template: Template, index: int, below: Channel, asked: Asked) -> None:
-        """Order the child `index`, whose end of its channel is `below` (closed here). `asked` hears what came of it."""
+    def fork(self, template: Template, order: Order, below: Channel, asked: Asked) -> None:
+        """Have a child forked whose end of its channel is `below` (closed here). `asked` hears what came of it."""
         template.apply(Event.ASKED, time.monotonic())
         template.asked = asked
-        sent = template.channel is not None and template.channel.send_with(Fork(index), [below.fileno()])
-        below.close()
+        with contextlib.closing(below):
+            handed = [below.fileno(), *order.papers.descriptors()]
+            message = template_order(order.index, order.papers)
+            sent = template.channel is not None and template.channel.send_with(message, handed)
         if not sent:
             self.kill(template, "does not take orders")
 

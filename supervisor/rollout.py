@@ -17,7 +17,7 @@ import setproctitle
 
 from ..config import ConfigError, ServerConfig
 from ..config.logs import setup_logging
-from . import policy, reports
+from . import fd_store, policy, reports
 from .crew import Crew
 from .listeners import Access, ListenError, Listeners
 from .notify import Notifier
@@ -58,8 +58,9 @@ class Rollout:
         self._watching = watching
         self._notifier = notifier
 
-    def start(self, identity: Identity | None) -> None:
+    def start(self, identity: Identity | None, asked: Sequence[Outcome] = ()) -> None:
         """The first generation."""
+        self._asked += asked
         self._notifier.starting("booting", self.config.timeouts.boot)
         self._roster.begin(self.config, identity, "start", time.monotonic())
         self._watching.configure(self.config, identity)
@@ -79,6 +80,7 @@ class Rollout:
         line = reports.is_ready(generation, self._crew.threads, time.monotonic() - generation.began)
         logger.info("%s", line)
         self._notifier.ready(line)
+        fd_store.keep(self._listeners, self._notifier)
         self._ended(True, line, self._waiting(), reload=before is not None)
 
     def give_up(self) -> int | None:

@@ -31,6 +31,7 @@ from ..config.logs import setup_logging
 from ..server import child as child_module
 from ..server.channel import BootFailed, Channel
 from ..server.child import ChildSpec
+from ..server.scoreboard import NO_PAPERS, Papers
 from . import signals
 from .privileges import Identity, PrivilegeError, drop
 from .roster import BOOT_FAILURE_STATUS
@@ -69,6 +70,7 @@ class Order:
     config: ServerConfig
     sockets: tuple[socket.socket, ...]
     identity: Identity | None = None
+    papers: Papers = NO_PAPERS
 
     @property
     def name(self) -> str:
@@ -213,7 +215,7 @@ def _prepare(order: Order, below: Channel, belongings: Iterable[Closable], main:
 def _run(order: Order, below: Channel, main: Main | None = None) -> int:
     setup_logging(order.config.logging, process=order.name, stream=sys.stderr)
     leave_no_compiled_files(order.config)
-    spec = ChildSpec(order.index, order.generation, order.config, order.sockets, below)
+    spec = ChildSpec(order.index, order.generation, order.config, order.sockets, below, order.papers)
     return (main or child_module.main)(spec)
 
 
@@ -228,13 +230,13 @@ def leave_no_compiled_files(config: ServerConfig) -> None:
 def _become_fresh(order: Order, below: Channel) -> NoReturn:
     """Hand everything over to a fresh interpreter in this same process."""
     kept = [sock.fileno() for sock in order.sockets]
-    parcel = pickle.dumps((order.index, order.generation, order.config, kept, below.fileno()))
-    memory = os.memfd_create("serverd-spec")
-    os.write(memory, parcel)
-    os.lseek(memory, 0, os.SEEK_SET)
-    for fd in (*kept, below.fileno(), memory):
+    parcel = pickle.dumps((order.index, order.generation, order.config, kept, below.fileno(), order.papers))
+    letter = os.memfd_create("serverd-spec")
+    os.write(letter, parcel)
+    os.lseek(letter, 0, os.SEEK_SET)
+    for fd in (*kept, below.fileno(), letter, *order.papers.descriptors()):
         os.set_inheritable(fd, True)
-    _exec(f"from serverd.supervisor.spawn import arrive; arrive({memory})")
+    _exec(f"from serverd.supervisor.spawn import arrive; arrive({letter})")
 
 
 def _exec(code: str) -> NoReturn:
@@ -245,16 +247,18 @@ def _exec(code: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *flags, "-c", where + code])
 
 
-def arrive(memory: int) -> NoReturn:
+def arrive(letter: int) -> NoReturn:
     """The first thing that a fresh interpreter does for `start_method: spawn`."""
 
     def body() -> int:
-        with os.fdopen(memory, "rb") as file:
-            index, generation, config, listening, channel = pickle.load(file)  # noqa: S301 - a memfd that our own master has written
+        with os.fdopen(letter, "rb") as file:
+            index, generation, config, listening, channel, papers = pickle.load(file)  # noqa: S301 - a memfd that our own master has written
         sockets = tuple(map(_inherited, listening))
         for sock in sockets:
             sock.setblocking(False)
-        return _run(Order(index, generation, config, sockets), Channel(_inherited(channel)))
+        for fd in papers.descriptors():
+            os.set_inheritable(fd, False)
+        return _run(Order(index, generation, config, sockets, papers=papers), Channel(_inherited(channel)))
 
     live(body, signals.restore)
 

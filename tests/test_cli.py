@@ -41,7 +41,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     """What `serverd` would have served; nothing is. The master's answer is 0."""
     configs: list[ServerConfig] = []
 
-    def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig]) -> int:
+    def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], predecessor: None) -> int:
         assert reload_config() == config
         configs.append(config)
         return 0
@@ -113,7 +113,7 @@ def test_the_sources_are_read_again_for_a_reload(monkeypatch: pytest.MonkeyPatch
     Path("my.yaml").write_text("app: main:app\nworkers: {threads: 3}\n")
     seen: list[object] = []
 
-    def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig]) -> int:
+    def run(config: ServerConfig, *, reload_config: Callable[[], ServerConfig], predecessor: None) -> int:
         Path("my.yaml").write_text("app: main:app\nworkers: {threads: 4, processes: 2}\n")
         seen.append(reload_config().workers)
         Path("my.yaml").write_text("app: main:app\nworkers: {threads: lots}\n")

@@ -57,13 +57,11 @@ def test_ttin_brings_back_one_child_after_winch(tmp_path: Path) -> None:
         assert get(daemon).status == 200
 
 
-def test_usr1_and_usr2_say_what_they_do_not_do(tmp_path: Path) -> None:
+def test_usr1_says_what_it_does_not_do(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=source()) as daemon:
         daemon.wait_ready()
         daemon.signal(signal.SIGUSR1)
         daemon.wait_for_line("SIGUSR1: the log goes to standard error")
-        daemon.signal(signal.SIGUSR2)
-        daemon.wait_for_line("SIGUSR2: replacing the master is not yet supported")
         assert get(daemon).status == 200
 
 
