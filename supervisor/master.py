@@ -26,8 +26,7 @@ import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import setup_logging
-from . import policy, reports, signals
-from . import facts
+from . import facts, policy, reports, signals
 from .board import Board
 from .crew import Crew
 from .listeners import ListenError
