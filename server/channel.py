@@ -2,9 +2,9 @@
 
 Promises: one message is one packet (the kernel keeps the boundaries, see unix(7)), in order, never half of one; the end
 of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn``, ``StacksAre`` and
-``Drained``, down go ``Stacks``, ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``, ``Forked``, and ``Fork`` down), and a
-child that it has forked waits for ``Begin``. Refuses: anything that is not one of these messages, or larger than
-``MAX_MESSAGE``.
+``Drained``, down go ``Stacks``, ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``,
+``Forked``, and ``Fork`` down), and a child that it has forked waits for ``Begin``. Refuses: anything that is not one
+of these messages, or larger than ``MAX_MESSAGE``.
 
 A message is a JSON object, so that a child that was started by another version of serverd can still be understood.
 """
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import socket
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -23,6 +24,7 @@ from typing import get_args
 # texts of 16 Ki characters are at most 128 KiB of UTF-8.
 MAX_MESSAGE = 208 * 1024
 _MAX_TEXT = 16 * 1024
+_INT = array("i")
 # A child that leaves hands its connections to at most so many others.
 MOST_HEIRS = 8
 
@@ -227,9 +229,16 @@ class Channel:
     def recv_with(self, most: int) -> tuple[Message | None, list[int]]:
         """As ``recv``, with up to ``most`` descriptors that came along, close-on-exec; they are the caller's now."""
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE, most, socket.MSG_CMSG_CLOEXEC)
+            # Not socket.recv_fds: in Python 3.14 it forgets its flags, and a descriptor that could be inherited for a
+            # moment would go to a process that another thread starts then.
+            room = socket.CMSG_LEN(most * _INT.itemsize)
+            packet, extras, _, _ = self.sock.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None, []
+        descriptors: list[int] = []
+        for level, kind, data in extras:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors += array("i", data[: len(data) - len(data) % _INT.itemsize])
         try:
             return (decode(packet) if packet else None), descriptors
         except ChannelError:
