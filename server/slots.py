@@ -20,7 +20,7 @@ import mmap
 import os
 import struct
 import threading
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import deque
 from typing import Final
 
@@ -117,8 +117,8 @@ class Slot:
     def end(self, status: int, size: int, seconds: float) -> None:
         """A response of ``size`` body bytes is complete, or (status 0) was cut off, ``seconds`` after its request."""
         place = status // 100 * BUCKETS
-        if seconds >= _FIRST:
-            place += bisect_right(BOUNDS, seconds)
+        if seconds > _FIRST:
+            place += bisect_left(BOUNDS, seconds)
         rows = self._rows
         rows[place] = count = rows[place] + 1
         self._numbers[ROWS + place] = count
@@ -136,7 +136,7 @@ class Slot:
 
     def waited(self, seconds: float) -> None:
         """The next request, or a probe in its place, has waited ``seconds`` in the queue."""
-        self._numbers[WAITS + bisect_right(BOUNDS, seconds)] += 1
+        self._numbers[WAITS + bisect_left(BOUNDS, seconds)] += 1
         self.times[WAITED] += seconds
 
     def state(self, state: int) -> None:
