@@ -110,6 +110,10 @@ class Listeners:
         self._open.update(opened)
         return _flat(opened)
 
+    def beside(self) -> Listeners:
+        """Others, which take from the same sockets of before."""
+        return Listeners(self._inherited, self._heirlooms)
+
     def sockets(self, addresses: Iterable[ListenAddress]) -> tuple[socket.socket, ...]:
         """The sockets for `addresses`, which are open."""
         return tuple(

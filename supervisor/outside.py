@@ -12,22 +12,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from ..config import ServerConfig
+from ..config import ListenAddress, ServerConfig
 from . import fd_store
-from .listeners import Access, Heirloom, Inherited, ListenError, Listeners
+from .listeners import Access, Heirloom, Inherited, Listener, ListenError, Listeners
 from .notify import Notifier
 from .pidfile import Pidfile, PidfileError
 from .privileges import Identity
 from .spawn import Closable, Descriptor
 from .succession import Estate, Predecessor
 
+# Probes and scrapes come one at a time.
+_ADMIN_BACKLOG: Final = 128
+
+
+def admin_addresses(config: ServerConfig) -> tuple[ListenAddress, ...]:
+    """Where the admin plane listens, if there is one."""
+    return () if config.admin is None else (config.admin.listen,)
+
 
 class Outside:
-    """See the module. Made by `take`. `heirlooms`: sockets of the old master that nobody has asked for yet."""
+    """See the module. Made by `take`. `admin`: the sockets of the admin plane. `heirlooms`: sockets of the old master
+    that nobody has asked for yet."""
 
     def __init__(self, listeners: Listeners, notifier: Notifier, heirlooms: list[Heirloom]) -> None:
         self.listeners = listeners
+        self.admin = listeners.beside()
         self.notifier = notifier
         self.heirlooms = heirlooms
         self.pidfile: Pidfile | None = None
@@ -42,12 +53,13 @@ class Outside:
         try:
             access = Access.of(config.process.umask, identity)
             here.listeners.open(config.listen, config.limits.backlog, access)
+            here.open_admin(config, access)
             here._take_pidfile(config.process.pidfile)
         except ListenError, PidfileError:
             here.close()
             raise
         if predecessor is None:
-            here.listeners.own()
+            here.own()
         return here
 
     @classmethod
@@ -70,6 +82,19 @@ class Outside:
             here._old_pidfile = Pidfile(Path(path), fd, lent=True)
         return here
 
+    def open_admin(self, config: ServerConfig, access: Access) -> list[Listener]:
+        """Where the admin plane of `config` listens, if it is not open yet. Raises ListenError."""
+        try:
+            return self.admin.open(admin_addresses(config), _ADMIN_BACKLOG, access)
+        except ListenError as error:
+            problems = [f"admin.{problem}" for problem in error.problems]
+            raise ListenError(problems, passing=error.passing) from None
+
+    def own(self) -> None:
+        """The files of the sockets are ours."""
+        self.listeners.own()
+        self.admin.own()
+
     def _take_pidfile(self, path: Path | None) -> None:
         if self._old_pidfile is not None and self._old_pidfile.path == path:
             self.pidfile, self._old_pidfile = self._old_pidfile, None
@@ -81,8 +106,8 @@ class Outside:
         return Estate(
             os.getpid(),
             generation,
-            (*self.listeners.heirlooms(), *more),
-            tuple(self.listeners.passed()),
+            (*self.listeners.heirlooms(), *self.admin.heirlooms(), *more),
+            tuple(dict.fromkeys((*self.listeners.passed(), *self.admin.passed()))),
             None if self.pidfile is None else (os.fspath(self.pidfile.path), self.pidfile.fd),
             self.notifier.manager,
             tuple(sorted(self.notifier.stored)),
@@ -91,8 +116,9 @@ class Outside:
     def hand_over(self, pid: int) -> None:
         """All of it is process `pid`'s from now on, which has it open too."""
         self.notifier.hand_over(pid)
-        self.listeners.lend()
-        self.listeners.close()
+        for listeners in (self.listeners, self.admin):
+            listeners.lend()
+            listeners.close()
         if self.pidfile is not None:
             self.pidfile.lend()
             self.pidfile.remove()
@@ -100,7 +126,7 @@ class Outside:
 
     def take_over(self, line: str) -> None:
         """All of it is ours from now on; `line` is for systemd."""
-        self.listeners.own()
+        self.own()
         for heirloom in self.heirlooms:
             heirloom.close()
         self.heirlooms.clear()
@@ -126,6 +152,7 @@ class Outside:
     def close(self) -> None:
         """Give all of it back."""
         self.listeners.close()
+        self.admin.close()
         for pidfile in (self.pidfile, self._old_pidfile):
             if pidfile is not None:
                 pidfile.remove()

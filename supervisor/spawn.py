@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -105,15 +105,21 @@ def start_child(order: Order, belongings: Iterable[Closable], main: Main | None 
         below.close()
 
 
-def start_helper(code: str, identity: Identity | None, belongings: Iterable[Closable]) -> Started:
-    """Start a fresh interpreter that runs `code`, a statement in which `{fd}` stands for its end of the channel."""
+def start_helper(
+    code: str, identity: Identity | None, belongings: Iterable[Closable], given: Sequence[int] = ()
+) -> Started:
+    """Start a fresh interpreter that runs `code`, a statement in which `{fd}` stands for its end of the channel.
+
+    given: descriptors that it is to have, under the same numbers.
+    """
     above, below = Channel.pair()
 
     def body() -> int:
         for thing in [above, *belongings]:
             thing.close()
         drop(identity, None)
-        os.set_inheritable(below.fileno(), True)
+        for fd in (below.fileno(), *given):
+            os.set_inheritable(fd, True)
         _exec(code.replace("{fd}", str(below.fileno()), 1))
 
     try:
