@@ -57,7 +57,7 @@ from .drain import Draining
 from .farewell import Refuser
 from .fresh_code import leave_recent_uncompiled
 from .handover import Arrivals, names
-from .load_keeper import LoadKeeper, wants_keeper
+from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .slots import MAIN, PHASE_COUNT, inherited
 from .tls import TlsContexts
@@ -210,7 +210,7 @@ class _Child:
         self._refuser = Refuser(self._queue, self._new_log(), self._slot)
         self._workers: Workforce
         self._threads = 0
-        self._load: LoadKeeper | None = None
+        self._load: LoadKeeper
         self._tend_at = 0.0  # when a deadline of a connection may have passed
         self._terminated = False
         self._poll = select.poll()
@@ -248,9 +248,8 @@ class _Child:
             self._config, self._app, self._queue, self._pool, state, self._new_log, self._scores
         )
         self._threads = self._workers.start()
-        if wants_keeper(self._config):
-            cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
-            self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, cpus)
+        cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
+        self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, self._slot, cpus)
         warm_up(self._queue, self._config.reload.warmup, self._config.timeouts.boot or _NEVER)
         for sock in self._spec.sockets:
             self._queue.add_listener(sock)
@@ -285,9 +284,7 @@ class _Child:
         now = time.monotonic()
         if now >= self._tend_at:
             self._tend_at = self._queue.tend(now, self._refuser.expired)
-        due = self._tend_at
-        if self._load is not None:
-            due = min(due, self._load.tend(now))
+        due = min(self._tend_at, self._load.tend(now))
         if deadline is not None:
             due = min(due, deadline)
         self._tell(now, due)

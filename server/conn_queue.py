@@ -49,6 +49,10 @@ class Departing(Protocol):
         """Take over ``conn`` from its owner, who is about to park it, if it may leave now."""
 
 
+# So many connections are accepted at a time while the child is congested. A listener has one place among all that is
+# ready: with one connection for each of its turns, new clients waited for seconds where others waited for 0.3 s.
+MANY: Final = 64
+
 # (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
 MakeConnection = Callable[[int, int, int, Address | None, Server | None, float], Connection]
 
@@ -94,6 +98,7 @@ class ConnectionQueue:
         # left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.closed = False
+        self.congested = False  # no thread was idle of late; written by the child's main thread
         self.departure: Departing | None = None  # set once, in a drain
 
     # -- for workers ---------------------------------------------------------------------------------------------
@@ -163,11 +168,20 @@ class ConnectionQueue:
             self.notice()
 
     def _accept(self, fd: int) -> Connection | None:
-        """Accept one connection and let the listener wake the next thread."""
+        """Accept one connection and let the listener wake the next thread. While the child is congested the others that
+        wait get places of their own, behind all that is ready."""
         accepted = self._listeners.accept(fd)
         if accepted is None:
             return None
         conn = self._adopt(*accepted)
+        if self.congested:
+            for _ in range(MANY):
+                if self._full:
+                    break
+                another = self._listeners.accept(fd)
+                if another is None:  # no more there, and the listener is armed
+                    return conn
+                self.park(self._adopt(*another), keep_deadline=True)
         if self._full:
             self._listeners.pause(fd)
         else:

@@ -9,8 +9,8 @@ ask the kernel how long each request has waited (``shedding``).
 Promises: nothing is looked at while the child is quiet: the first request wakes the main thread, which then looks every
 ``TICK`` until nothing has come for two of them. Refuses: to decide; ``elastic.decide`` and ``shedding.judge`` do.
 
-Threads: everything belongs to the child's main thread, but for ``_probed``, which the worker that takes the probe
-calls: one attribute is written.
+Threads: everything belongs to the child's main thread, but for the probe while it is in the queue: whichever worker
+takes it writes its two numbers. ``delay`` may be called by any thread, and may see one of them old and one new.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..config import ServerConfig
 from .conn_queue import ConnectionQueue
 from .elastic import CALM, CpuMeter, Sample, decide
 from .shedding import Gate
+from .slots import Slot
 from .workforce import Workforce
 
 logger = logging.getLogger("serverd.worker")
@@ -44,7 +45,8 @@ _NEVER: Final = float("inf")
 
 
 class Probe:
-    """One place in the queue, behind all that is ready when it is sent."""
+    """One place in the queue, behind all that is ready when it is sent. It is sent again by who takes it, until it is
+    taken at once."""
 
     def __init__(self, queue: ConnectionQueue) -> None:
         self._fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -52,12 +54,12 @@ class Probe:
         self._look = select.poll()
         self._look.register(queue.fileno(), select.POLLIN)
         self._sent = 0.0  # 0: it is not in the queue
-        self._taken = 0.0  # when a worker has taken it
+        self._waited = 0.0  # the last time
         queue.add_errand(self._fd, self._probed)
 
     @property
     def is_sent(self) -> bool:
-        """Whether it is in the queue, or was taken and nobody has looked at it yet."""
+        """Whether it is in the queue."""
         return self._sent > 0
 
     def something_waits(self) -> bool:
@@ -65,21 +67,25 @@ class Probe:
         return bool(self._look.poll(0))
 
     def look(self, now: float) -> float:
-        """How long requests wait now; send the probe (again) if something does."""
-        wait = 0.0
-        if self._sent:
-            wait = (self._taken or now) - self._sent
-            if not self._taken:
-                return wait
-            self._sent = 0.0
-        if self.something_waits():
-            self._taken = 0.0
+        """How long requests wait now; send the probe if something does and it is not there yet."""
+        if not self._sent and self.something_waits():
             self._sent = now
             self._queue.arm_errand(self._fd)
-        return wait
+        return self.delay(now)
+
+    def delay(self, now: float) -> float:
+        """What it has waited, the last time or until now; whichever is more."""
+        sent = self._sent
+        return max(self._waited, now - sent) if sent else self._waited
 
     def _probed(self) -> bool:
-        self._taken = time.monotonic()
+        now = time.monotonic()
+        self._waited = waited = now - self._sent
+        if waited > AT_ONCE:
+            self._sent = now
+            self._queue.arm_errand(self._fd)
+        else:
+            self._sent = 0.0
         return False
 
     def close(self) -> None:
@@ -87,29 +93,32 @@ class Probe:
         os.close(self._fd)
 
 
-def wants_keeper(config: ServerConfig) -> bool:
-    """Whether anybody wants to know of the load, or to have something done about it."""
-    least, most = config.workers.thread_bounds()
-    return least < most or config.limits.queue_wait > 0 or config.admin is not None
-
-
 class LoadKeeper:
     """See the module. ``cpus``: how many threads can run at the same time. Made when the workers have started."""
 
     def __init__(
-        self, config: ServerConfig, queue: ConnectionQueue, workers: Workforce, poll: select.poll, cpus: int
+        self,
+        config: ServerConfig,
+        queue: ConnectionQueue,
+        workers: Workforce,
+        poll: select.poll,
+        slot: Slot,
+        cpus: int,
     ) -> None:
         self._queue = queue
         self._workers = workers
         self._poll = poll  # what the main thread sleeps in
+        self._slot = slot  # the main thread's
         self._cpus = cpus
         self._limit = config.limits.queue_wait
         self._least, self._most = config.workers.thread_bounds()
         if config.workers.mode == "async":
             self._most = self._least  # there are none
+        # Whether anything is done about what requests have waited for; the queue as a whole is looked at in any case.
+        self._measures = self._limit > 0 or self._least < self._most
         self._probe = Probe(queue)
         self._meter = CpuMeter()
-        self._gate = Gate(self._limit, queue.notice)
+        self._gate = Gate(self._limit, queue.notice, self._probe.delay)
         self._due = 0.0
         self._sleeping = False
         self._quiet = 0
@@ -122,11 +131,6 @@ class LoadKeeper:
         self._overloads = (0, 0.0)  # the number and the time when the present overload began
         workers.guard(self._gate)
         poll.register(queue.fileno(), 0)
-
-    @property
-    def delay(self) -> float:
-        """How long requests wait for a thread, in seconds, when last looked at."""
-        return self._gate.delay
 
     def tend(self, now: float) -> float:
         """Look, if it is time to; when to call again."""
@@ -142,11 +146,12 @@ class LoadKeeper:
     def _look(self, now: float) -> None:
         gate = self._gate
         seen = gate.collect()
-        gate.delay = wait = max(self._probe.look(now), seen.least or 0.0)
+        wait = max(self._probe.look(now), seen.least or 0.0)
         congested = wait > AT_ONCE
-        if congested != gate.congested:
-            gate.congested = congested
-            self._workers.alert(congested)
+        if congested != self._queue.congested:
+            self._queue.congested = congested
+            gate.congested = congested and self._measures
+            self._workers.alert(gate.congested)
             if not congested:
                 gate.calm()
         if congested:
@@ -155,7 +160,9 @@ class LoadKeeper:
         if self._least < self._most:
             self._fit(wait, now)
         requests = self._workers.requests()
-        moved, self._requests = requests != self._requests, requests
+        moved, self._requests = requests - self._requests, requests
+        if moved > seen.measured:  # these were not asked: a thread was idle, or nobody wants to know so exactly
+            self._slot.waited(wait, moved - seen.measured)
         self._quiet = 0 if congested or moved or self._probe.is_sent else self._quiet + 1
         self._due = now + TICK
         if self._quiet >= _QUIET:

@@ -7,13 +7,13 @@ length of a queue, and to guess how long a request will take.
 
 How long a request has waited is what the kernel knows of its connection: the time since its last bytes arrived, also
 while it was in a listener's backlog. For connections that are not TCP it is what the last probe has measured (see
-``load_keeper``), which does not see the backlog.
+``load_keeper``), and no longer than the connection itself has been waiting.
 
 Connections that are new and connections that were parked are two queues: a listener has one place in the epoll's
 list however many wait behind it, so new ones may wait for seconds while the others wait for milliseconds.
 
 Threads: ``asks`` is called by any worker, ``collect`` and ``calm`` by the child's main thread; a lock stands between
-them. ``asleep``, ``congested`` and ``delay`` are attributes that the main thread writes; workers clear ``asleep``.
+them. ``asleep`` and ``congested`` are attributes that the main thread writes; workers clear ``asleep``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
-from .connection import REQUESTS, Connection
+from .connection import REQUESTS, SINCE, Connection
 
 # How long the least wait has to be over the limit before anything is refused: RFC 8289 4.2 recommends 100 ms, about the
 # time in which clients and their networks react.
@@ -51,7 +51,8 @@ class Shed(NamedTuple):
     """What the gate has seen since it was last asked."""
 
     least: float | None  # the least wait that was measured, if any was
-    refused: int  # how many requests were refused in all
+    measured: int  # of how many requests
+    refused: int  # how many were refused, since the beginning
     longest: float  # the longest wait that was measured
 
 
@@ -83,18 +84,20 @@ def kernel_wait(conn: Connection) -> float | None:
 
 
 class Gate:
-    """See the module. ``limit`` is ``limits.queue_wait``; ``notice`` wakes the child's main thread."""
+    """See the module. ``limit`` is ``limits.queue_wait``; ``notice`` wakes the child's main thread; ``delay`` gives
+    what requests wait at a time, as far as probes tell."""
 
-    def __init__(self, limit: float, notice: Callable[[], None]) -> None:
+    def __init__(self, limit: float, notice: Callable[[], None], delay: Callable[[float], float]) -> None:
         self.asleep = False  # the main thread wants to be woken by the next request
         self.congested = False  # no thread was idle of late: waits are measured
-        self.delay = 0.0  # what a probe in the queue has waited, or waits
         self._limit = limit or _NEVER
         self._notice = notice
+        self._delay = delay
         self._lock = threading.Lock()
         self._queues = [Standing(), Standing()]  # new connections, and parked ones
         self._least: float | None = None
         self._longest = 0.0
+        self._measured = 0
         self._refused = 0
 
     def asks(self, conn: Connection) -> tuple[float | None, bool]:
@@ -104,15 +107,16 @@ class Gate:
             self._notice()
         if not self.congested:
             return None, False
-        wait = self.delay if conn.peer is None else kernel_wait(conn)
-        if wait is None:
-            wait = self.delay
         now = monotonic()
+        wait = kernel_wait(conn) if conn.peer is not None else None
+        if wait is None:
+            wait = min(self._delay(now), now - conn.numbers[SINCE])
         parked = conn.numbers[REQUESTS] > 1
         with self._lock:
             if self._least is None or wait < self._least:
                 self._least = wait
             self._longest = max(self._longest, wait)
+            self._measured += 1
             self._queues[parked], refused = judge(self._queues[parked], wait, now, self._limit)
             self._refused += refused
         return wait, refused
@@ -120,8 +124,9 @@ class Gate:
     def collect(self) -> Shed:
         """What was seen since the last time."""
         with self._lock:
-            seen = Shed(self._least, self._refused, self._longest)
+            seen = Shed(self._least, self._measured, self._refused, self._longest)
             self._least = None
+            self._measured = 0
             self._longest = 0.0
         return seen
 

@@ -134,10 +134,10 @@ class Slot:
         self._sent += size
         self._numbers[SENT] = self._sent
 
-    def waited(self, seconds: float) -> None:
-        """The next request, or a probe in its place, has waited ``seconds`` in the queue."""
-        self._numbers[WAITS + bisect_left(BOUNDS, seconds)] += 1
-        self.times[WAITED] += seconds
+    def waited(self, seconds: float, requests: int = 1) -> None:
+        """So many requests have waited for ``seconds`` in the queue."""
+        self._numbers[WAITS + bisect_left(BOUNDS, seconds)] += requests
+        self.times[WAITED] += requests * seconds
 
     def state(self, state: int) -> None:
         """RUNNING, or for which of the client's moves the thread blocks."""

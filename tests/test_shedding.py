@@ -11,7 +11,7 @@ import time
 import pytest
 
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import REQUESTS, Connection
+from serverd.server.connection import REQUESTS, SINCE, Connection
 from serverd.server.shedding import INTERVAL, Gate, Standing, judge, kernel_wait, retry_after
 
 from .support.daemon import wait_until
@@ -104,16 +104,18 @@ def test_a_unix_socket_knows_nothing() -> None:
 def test_new_connections_and_parked_ones_are_two_queues() -> None:
     """A listener has one place in the epoll's list however many wait behind it."""
     woken: list[bool] = []
-    gate = Gate(0.001, lambda: woken.append(True))
+    delay = 0.0
+    gate = Gate(0.001, lambda: woken.append(True), lambda now: delay)
     new, parked = (connection(socket.socket(socket.AF_UNIX), None) for _ in range(2))
     new.numbers[REQUESTS], parked.numbers[REQUESTS] = 1, 2
+    new.numbers[SINCE] = parked.numbers[SINCE] = time.monotonic() - 10
     assert gate.asks(new) == (None, False)
     gate.congested = True
     end = time.monotonic() + 2 * INTERVAL
     while time.monotonic() < end:
-        gate.delay = 0.0
+        delay = 0.0
         assert gate.asks(parked) == (0.0, False)
-        gate.delay = 0.5
+        delay = 0.5
         refused = gate.asks(new)
     assert refused == (0.5, True)
     seen = gate.collect()
@@ -122,6 +124,8 @@ def test_new_connections_and_parked_ones_are_two_queues() -> None:
     assert gate.collect().least is None
     gate.calm()
     assert gate.asks(new) == (0.5, False)
+    new.numbers[SINCE] = time.monotonic() - 0.1  # parked after the probe was sent, and it waits no longer than that
+    assert 0.1 <= (gate.asks(new)[0] or 0) < 0.5
     assert not woken
     gate.asleep = True
     gate.asks(new)
