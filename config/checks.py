@@ -35,11 +35,8 @@ class NotYet(NamedTuple):
 
 # Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
 NOT_YET: Final = (
-    NotYet(("timeouts", "request"), bool),
     NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
     NotYet(("proxy", "protocol"), bool),
-    NotYet(("admin",), lambda value: value is not None),
-    NotYet(("control",), lambda value: value is not None),
 )
 
 
@@ -49,6 +46,9 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     yield from _places(config)
     yield from _tls(config)
     yield from _listeners(config.listen)
+    if config.admin is not None and config.admin.listen in config.listen and not _any_port(config.admin.listen):
+        place = config.listen.index(config.admin.listen)
+        yield Finding(("admin", "listen"), f"{config.admin.listen} is already listen[{place}]")
     yield from _accounts(config)
     if config.workers.preload and config.workers.start_method == "spawn":
         message = "needs start_method: fork, as fresh interpreters share no import; leave one of the two out"
@@ -99,9 +99,13 @@ def _tls(config: ServerConfig) -> Iterator[Finding]:
 def _listeners(addresses: tuple[ListenAddress, ...]) -> Iterator[Finding]:
     first: dict[ListenAddress, int] = {}
     for index, address in enumerate(addresses):
-        anything = isinstance(address, TcpAddress) and address.port == 0  # each gets a port of its own
-        if not anything and first.setdefault(address, index) != index:
+        if not _any_port(address) and first.setdefault(address, index) != index:
             yield Finding(("listen", index), f"{address} is already listen[{first[address]}]")
+
+
+def _any_port(address: ListenAddress) -> bool:
+    """Whether the kernel chooses a port, another one for each address."""
+    return isinstance(address, TcpAddress) and address.port == 0
 
 
 def _accounts(config: ServerConfig) -> Iterator[Finding]:

@@ -147,7 +147,12 @@ class TimeoutsConfig:
     body: float = key(_TIMEOUT, 30.0, "a client, for each further 64 KiB of a request's body")
     keep_alive: float = key(_TIMEOUT, 30.0, "an idle connection, until the next request begins")
     write: float = key(_TIMEOUT, 30.0, "a client, to take a piece of the response")
-    request: float = key(_TIMEOUT, 0.0, "the application, for one request")
+    request: float = key(
+        _TIMEOUT, 0.0, "the application, for one request; then the log says where it is, and it goes on"
+    )
+    stuck: float = key(
+        _TIMEOUT, 0.0, "a thread, for one request; then the child is replaced: it is taken for lost"
+    )
     lame_duck: float = key(
         _TIMEOUT, 0.0, "after SIGTERM, go on accepting for so long, while readiness says no (load balancers)"
     )
@@ -265,6 +270,9 @@ class AdminConfig:
     """The server for health, metrics and status, in its own process."""
 
     listen: ListenAddress = key(Listen(), TcpAddress("127.0.0.1", 9100), "where it listens")
+    ready_capacity: float = key(
+        _TIMEOUT, 10.0, "not ready after this time without an idle thread; 0: busy threads do not matter"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +319,6 @@ class ServerConfig:
     proxy: ProxyConfig = section(ProxyConfig, "proxies in front of this server")
     logging: LoggingConfig = section(LoggingConfig, "the log, on standard error")
     admin: AdminConfig | None = optional_section(AdminConfig, "health, metrics and status; absent: off")
-    control: Path | None = key(Maybe(FilePath()), None, "the control socket")
+    control: Path | None = key(Maybe(FilePath()), None, "the control socket; null: beside this file")
     process: ProcessConfig = section(ProcessConfig, "user, files and names of the processes")
     source: Path | None = None

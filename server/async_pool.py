@@ -29,6 +29,7 @@ from .lifecycle import LifecycleCollector
 from .listening import rest_after
 from .shedding import Gate
 from .slots import Slot
+from .stacks import Held
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
@@ -121,6 +122,11 @@ class AsyncPool:
     def is_idle(self) -> bool:
         """Whether no request is served here."""
         return self._home is None or self._home.is_idle()
+
+    def held(self) -> dict[int, Held]:
+        """What it serves at the moment, by the number of its thread."""
+        ident = self._thread.ident
+        return {} if self._home is None or ident is None else {ident: self._home.held()}
 
     def in_flight(self) -> list[Exchange]:
         """The requests of this moment; they may end while the caller looks at them."""

@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Final
@@ -33,7 +34,7 @@ from ..config.certificates import BadCertificate
 from ..config.logs import resolve_format
 from .access_log import AccessLog, WorkerLog
 from .app_loader import AppLoadError, LoadedApp, load_app
-from .app_runner import gil_enabled
+from .app_runner import describe, gil_enabled
 from .arena import NO_PAPERS, Papers
 from .asgi.lifespan import Lifespan, LifespanFailed
 from .asgi.run_sync import patch_libraries
@@ -48,9 +49,11 @@ from .channel import (
     Inherit,
     LameDuck,
     Ready,
+    StacksAre,
     Stop,
     Worn,
 )
+from .channel import Stacks as ShowStacks
 from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .drain import Draining
@@ -60,6 +63,7 @@ from .handover import Arrivals, names
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .slots import MAIN, PHASE_COUNT, inherited
+from .stacks import Held, Stacks, install
 from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
 from .wear import Wear
@@ -133,6 +137,8 @@ def _introduce(spec: ChildSpec) -> None:
     )
     if sys.stderr is not None:
         faulthandler.enable()
+    if spec.papers.words >= 0:  # the master can ask for stacks from now on, whatever this thread does
+        install(spec.papers.words)
 
 
 def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
@@ -213,6 +219,8 @@ class _Child:
         self._load: LoadKeeper
         self._tend_at = 0.0  # when a deadline of a connection may have passed
         self._terminated = False
+        self._stacks = Stacks(spec.papers.words, describe)
+        self._held: Callable[[], Mapping[int, Held]] = dict[int, Held]  # what the threads serve
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
         self._poll.register(self._queue.attention, select.POLLIN)
@@ -248,6 +256,7 @@ class _Child:
             self._config, self._app, self._queue, self._pool, state, self._new_log, self._scores
         )
         self._threads = self._workers.start()
+        self._held = self._workers.held
         cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
         self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, self._slot, cpus)
         warm_up(self._queue, self._config.reload.warmup, self._config.timeouts.boot or _NEVER)
@@ -332,11 +341,20 @@ class _Child:
         self._heirs.extend(socket.socket(fileno=fd) for fd in given)
         if isinstance(message, Drain | Stop):
             return message
+        if isinstance(message, ShowStacks):
+            self._show_stacks(message.request)
+            return None
         if isinstance(message, LameDuck):
             self._workers.say_close()
             return None
         logger.error("channel: %s is not for a child; ignored", type(message).__name__)
         return None
+
+    def _show_stacks(self, request: int) -> None:
+        """Tell the master where every thread is, one message for each."""
+        for text in self._stacks.report(self._held()):
+            self._spec.channel.send(StacksAre(request, text, last=False))
+        self._spec.channel.send(StacksAre(request, "", last=True))
 
     def _noticed(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -29,6 +29,7 @@ from .reader import RequestReader
 from .routes import Router
 from .shedding import Gate, retry_after
 from .slots import Slot, nowhere
+from .stacks import Held
 from .sync_app import SyncApp
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Serving:
     def set_lifespan_state(self, state: dict[str, Any]) -> None:
         """The lifespan's state; every request gets its own shallow copy. Before anything is served."""
         self._runner.scopes.state = state
+
+    def held(self) -> Held:
+        """What this thread serves at the moment, for ``stacks``. Any thread; it may change while the caller looks."""
+        return Held(self._runner.current, self._runner.pending, self.loop)
 
     def start_draining(self) -> None:
         """Say ``Connection: close`` from now on. Any thread: one attribute is set once."""

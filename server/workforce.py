@@ -28,6 +28,7 @@ from .conn_queue import ConnectionQueue
 from .exchange import Exchange
 from .shedding import Gate
 from .slots import Scores
+from .stacks import Held
 from .sync_worker import SyncWorker
 
 logger = logging.getLogger("serverd.worker")
@@ -121,6 +122,17 @@ class Workforce:
         """The requests of this moment; they may end while the caller looks at them."""
         held = [exchange for worker in self._now() for exchange in worker.in_flight()]
         return held + self._pool.in_flight()
+
+    def held(self) -> dict[int, Held]:
+        """What each thread serves at the moment, by Python's number of the thread."""
+        with self._changing:
+            workers = list(self._workers.items())
+        ours = {
+            thread.ident: worker.held()
+            for worker, thread in workers
+            if thread.ident is not None and worker.started.is_set() and worker.failure is None
+        }
+        return ours | self._pool.held()
 
     def left_behind(self) -> int:
         """Tasks that requests have left behind in the threads' loops."""

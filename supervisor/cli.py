@@ -28,7 +28,16 @@ COMMANDS: Final = {
     "schema": "print the JSON Schema of server.yaml, for editors",
     "unit": "print a systemd unit for this configuration and interpreter",
 }
-NOT_YET: Final = ("status", "top", "reload", "scale", "stop", "stacks", "upgrade")
+# They speak to a running serverd; client_commands.py has what they do.
+REMOTE: Final = {
+    "status": "what a running serverd is doing: its children, their requests, the last reload",
+    "top": "the same, live",
+    "reload": "read the configuration again and start a new generation; --wait: until it serves",
+    "scale": "change the number of children: +1, -1, or the number itself; until the next reload",
+    "stop": "stop, with the time for requests to finish; returns when it is gone",
+    "stacks": "where every thread and every waiting request of every child is, in the code",
+    "upgrade": "replace the master, with a new Python or a new serverd, without a restart",
+}
 # Flags that are short for --set: the option, the key, the name of the value in the help, and the help.
 _SHORTHANDS: Final = (
     ("--app-dir", "app_dir", "DIR", "the folder that is first on sys.path"),
@@ -56,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in COMMANDS:
             return _command(words[0], words[1:])
-        if words and words[0] in NOT_YET:
-            return fail(f"serverd {words[0]}: this command is not yet supported")
+        if words and words[0] in REMOTE:
+            from .client_commands import run  # noqa: PLC0415 - see above
+
+            return run(words[0], words[1:], REMOTE[words[0]])
         return _serve(words)
     except SystemExit as stop:  # argparse: 0 after --help and --version, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
@@ -132,12 +143,13 @@ def _not_an_app(word: str) -> str | None:
     """What is wrong with `word` in the place of an application, or None."""
     if ":" in word:
         return None
-    if word in COMMANDS or word in NOT_YET:
+    if word in COMMANDS or word in REMOTE:
         return f"serverd: a command comes first: serverd {word} ..."
-    near = get_close_matches(word, [*COMMANDS, *NOT_YET], 1)
+    near = get_close_matches(word, [*COMMANDS, *REMOTE], 1)
     if near:
         return f'serverd: no command "{word}"; did you mean "{near[0]}"?'
-    return f'serverd: expected an application as module:attribute or a command ({", ".join(COMMANDS)}), got "{word}"'
+    known = ", ".join([*COMMANDS, *REMOTE])
+    return f'serverd: expected an application as module:attribute or a command ({known}), got "{word}"'
 
 
 def _sources(options: argparse.Namespace, *, app: str | None) -> Sources | None:
@@ -155,7 +167,8 @@ def _sources(options: argparse.Namespace, *, app: str | None) -> Sources | None:
 
 
 def _serve_parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  serverd {name:<7} {text}" for name, text in COMMANDS.items())
+    texts = {**COMMANDS, **REMOTE}
+    commands = "\n".join(f"  serverd {name:<7} {text}" for name, text in texts.items())
     parser = argparse.ArgumentParser(
         prog="serverd",
         usage="serverd [-c FILE] [module:attribute] [options]\n       serverd COMMAND [options]",

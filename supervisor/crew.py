@@ -32,6 +32,7 @@ from ..server.channel import (
     LameDuck,
     Message,
     Ready,
+    StacksAre,
     Stop,
     Worn,
 )
@@ -42,6 +43,7 @@ from .heirs import heirs_of, introduced
 from .nursery import Nursery
 from .roster import Child, Departure, Generation, Roster
 from .spawn import Closable, Descriptor, Main, Order, start_child
+from .stack_rounds import StackRounds
 from .template import Asked, Template
 
 logger = logging.getLogger("serverd.master")
@@ -51,12 +53,19 @@ _MOST_SAID: Final = 200
 
 
 class Crew:
-    """The master's children. `threads` is how many each has, as the last one that became ready said."""
+    """The master's children. `threads` is how many each has, as the last one that became ready said; `rounds` hears
+    what they say of their stacks."""
 
     def __init__(
-        self, roster: Roster, selector: selectors.BaseSelector, nursery: Nursery, board: Board, main: Main | None
+        self,
+        roster: Roster,
+        selector: selectors.BaseSelector,
+        nursery: Nursery,
+        board: Board,
+        main: Main | None,
     ) -> None:
         self.threads = 0
+        self.rounds = StackRounds(roster)
         self._board = board
         self._nursery = nursery
         self._roster = roster
@@ -102,9 +111,7 @@ class Crew:
             self._started(child, pid, pidfd)
             self._send(child, Begin())
 
-        self._nursery.fork(
-            template, order, below, Asked(born, lambda error: self._not_started(child, error))
-        )
+        self._nursery.fork(template, order, below, Asked(born, lambda error: self._not_started(child, error)))
         child.papers = self._board.handed_over(child.papers)
 
     def _started(self, child: Child, pid: int, pidfd: int) -> None:
@@ -258,6 +265,8 @@ class Crew:
                 logger.debug(
                     "%s has drained, after %s", child.name, reports.count(message.requests, "request")
                 )
+            case StacksAre():
+                self.rounds.heard(child, message)
             case Worn():
                 if self._roster.wear_out(child, message.reason, now):
                     logger.info(
@@ -285,6 +294,7 @@ class Crew:
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._board.fold(child.papers)
+        self.rounds.gone(child)
         explained = child.cannot_boot or child.killed_because != ""
         how = child.killed_because or reports.how_it_ended(status)
         code = os.waitstatus_to_exitcode(status)

@@ -20,14 +20,17 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import setup_logging
 from . import facts, policy, reports, signals
+from .admin import Admin
 from .board import Board
+from .control import Control
+from .control_commands import Commands
 from .crew import Crew
 from .listeners import ListenError
 from .nursery import Nursery
@@ -123,8 +126,20 @@ class Master:
         self._nursery = Nursery(self._roster, self._selector)
         self._crew = Crew(self._roster, self._selector, self._nursery, self._board, main)
         self._watching = Watching(self._selector, self._on_change)
+        self._control = Control(self._selector, os.environ)
+        waits = predecessor is not None
+        self._admin = Admin(self._selector, self._outside.admin, self._board.arena, waits=waits)
         self._rollout = Rollout(
-            config, reload_config, self._roster, self._listeners, self._crew, self._watching, self._notifier
+            config,
+            reload_config,
+            self._roster,
+            self._listeners,
+            self._crew,
+            self._watching,
+            self._notifier,
+            self._control,
+            self._outside,
+            self._admin,
         )
         self._upgrade = Upgrade(self._roster, self._selector, origin, self._estate, self._let_go)
         self._orders = Orders(
@@ -136,16 +151,33 @@ class Master:
             self._upgrade,
             self._bury,
         )
+        self._commands = Commands(
+            self._roster, self._orders, self._crew.rounds, self._board, self._facts
+        )
+        self._control.answer = self._commands.answer
         self._predecessor = predecessor
-        if predecessor is not None:
+        if predecessor is None:
+            self._open_control(config)
+        else:
             self._roster.last_number = predecessor.estate.generation
             predecessor.attach(self._selector, self._take_over)
+
+    def _open_control(self, config: ServerConfig) -> None:
+        try:
+            self._control.open(config)
+        except ListenError:
+            self._outside.close()
+            self._selector.close()
+            self._signals.close()
+            raise
 
     def serve(self) -> int:
         """Run until it is over; the exit status."""
         try:
             for listener in self._listeners.all():
                 logger.info("%s", reports.is_listening(listener, self._rollout.config))
+            for listener in self._outside.admin.all():
+                logger.info("the admin plane is at %s", listener)
             asked = () if self._predecessor is None else (self._predecessor.decided,)
             self._rollout.start(self._identity, asked)
             while self._status is None:
@@ -190,9 +222,13 @@ class Master:
             self._notifier.ping(now)
         if self._watching.due() <= now and self._roster.shutdown is None:
             self._watching.start(self._belongings(None), now)
+        if self._admin.due() <= now and self._roster.shutdown is None:
+            self._admin.start(self._belongings(None), now)
         self._upgrade.expire(now)
-        watching = math.inf if self._roster.shutdown is not None else self._watching.due()
-        return min(watching, self._upgrade.due(), self._notifier.ping_at() if healthy else math.inf)
+        asked = min(self._control.tend(now), self._crew.rounds.tend(now))
+        helpers = min(self._watching.due(), self._admin.due())
+        watching = math.inf if self._roster.shutdown is not None else helpers
+        return min(asked, watching, self._upgrade.due(), self._notifier.ping_at() if healthy else math.inf)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -240,7 +276,9 @@ class Master:
         yield from self._crew.belongings()
         yield from self._nursery.belongings()
         yield from self._watching.belongings()
+        yield from self._admin.belongings()
         yield from self._upgrade.belongings()
+        yield from self._control.belongings()
         if self._predecessor is not None and self._predecessor.sock is not None:
             yield self._predecessor.sock
         if self._board.arena is not None and generation is not None:  # helpers are given what they need of it
@@ -255,28 +293,34 @@ class Master:
         """The new master `pid` serves: it has everything, and this one has its children to see off."""
         logger.info("upgrade: the master is process %d now; this one drains and leaves", pid)
         self._watching.stop()
+        self._admin.stop()
+        self._control.hand_over()
         self._outside.hand_over(pid)
         self._roster.shutdown = Shutdown(Urgency.GRACEFUL, 0, handed_over=True)
+        self._settle()  # our children hear of it before anybody else does
 
     def _take_over(self, line: str) -> None:
         """We serve, and the old master has let go, or is gone."""
         if self._roster.shutdown is None:
             assert self._predecessor is not None
             self._outside.take_over(line)
+            self._admin.begin()
+            self._control.follow(self._rollout.config)
             logger.info("upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid)
 
     def _publish(self) -> None:
         """Write onto the board what is true now, if it is new."""
+        self._board.publish(self._facts())
+
+    def _facts(self) -> dict[str, Any]:
         rollout = self._rollout
         scheme = "http" if rollout.config.tls is None else "https"
-        self._board.publish(
-            facts.gather(
-                self._roster,
-                rollout.config,
-                self._history,
-                [listener.url(scheme) for listener in self._listeners.all()],
-                (rollout.succeeded, rollout.failed, rollout.last),
-            )
+        return facts.gather(
+            self._roster,
+            rollout.config,
+            self._history,
+            [listener.url(scheme) for listener in self._listeners.all()],
+            (rollout.succeeded, rollout.failed, rollout.last),
         )
 
     def _on_change(self, cause: str) -> None:
@@ -285,6 +329,9 @@ class Master:
     def _put_away(self) -> None:
         """Give back what was taken. Children that are left see the end of their channel, drain and exit."""
         self._watching.stop()
+        self._admin.stop()
+        self._commands.close()
+        self._control.close()
         self._outside.close()
         if self._predecessor is not None:
             self._predecessor.close()
@@ -303,5 +350,6 @@ class Master:
         if os.getpid() != _INIT and not self._nursery.adopts:
             return  # each of ours has a pidfd
         for pid, status in reap():
-            if not any(ours.bury(pid, status) for ours in (self._crew, self._nursery, self._watching, self._upgrade)):
+            helpers = (self._crew, self._nursery, self._watching, self._admin, self._upgrade)
+            if not any(ours.bury(pid, status) for ours in helpers):
                 logger.debug("buried process %d, which %s", pid, reports.how_it_ended(status))

@@ -18,9 +18,12 @@ import setproctitle
 from ..config import ConfigError, ServerConfig
 from ..config.logs import setup_logging
 from . import fd_store, policy, reports
+from .admin import Admin
+from .control import Control
 from .crew import Crew
-from .listeners import Access, ListenError, Listeners
+from .listeners import Access, Listener, ListenError, Listeners
 from .notify import Notifier
+from .outside import Outside, admin_addresses
 from .policy import AskToDrain
 from .privileges import Identity, PrivilegeError, resolve
 from .roster import Generation, Outcome, Roster
@@ -45,6 +48,9 @@ class Rollout:
         crew: Crew,
         watching: Watching,
         notifier: Notifier,
+        control: Control,
+        outside: Outside,
+        admin: Admin,
     ) -> None:
         self.config = config
         self.succeeded = 0
@@ -57,6 +63,9 @@ class Rollout:
         self._crew = crew
         self._watching = watching
         self._notifier = notifier
+        self._control = control
+        self._outside = outside
+        self._admin = admin
 
     def start(self, identity: Identity | None, asked: Sequence[Outcome] = ()) -> None:
         """The first generation."""
@@ -64,6 +73,7 @@ class Rollout:
         self._notifier.starting("booting", self.config.timeouts.boot)
         self._roster.begin(self.config, identity, "start", time.monotonic())
         self._watching.configure(self.config, identity)
+        self._admin.configure(self.config, identity)
 
     def promote(self) -> None:
         """The booting generation is ready: it serves from now on, and the others drain."""
@@ -72,6 +82,7 @@ class Rollout:
         self.config = generation.config
         for name in self._listeners.keep_only(generation.config.listen):
             logger.info("no longer listening on %s", name)
+        self._admin.configure(generation.config, generation.identity)
         if before is not None:
             self._follow(before.config, generation)
         for action in policy.decide(self._roster, time.monotonic()).actions:
@@ -91,7 +102,7 @@ class Rollout:
             logger.error("nothing to serve: generation %d cannot boot", failed.number)
             self._ended(False, failed.failure.error, self._waiting(), reload=False)
             return failed.failure.status
-        self._listeners.keep_only(self._roster.current.config.listen)
+        self._keep_sockets()
         self._failed((), failed.failure.error, asked=self._waiting())
         return None
 
@@ -106,8 +117,8 @@ class Rollout:
         try:
             config = self._reload_config()
             identity = resolve(config.process)
-            access = Access.of(config.process.umask, identity)
-            opened = self._listeners.open(config.listen, config.limits.backlog, access)
+            self._control.open(config)
+            opened = self._open(config, identity)
         except (ConfigError, ListenError, PrivilegeError) as error:
             self._failed(str(error).splitlines(), asked=request.asked)
             return
@@ -118,9 +129,25 @@ class Rollout:
         for listener in opened:
             logger.info("%s", reports.is_listening(listener, config))
         self._roster.begin(config, identity, request.cause, began)
-        self._listeners.keep_only(
-            address for generation in self._roster.generations() for address in generation.config.listen
-        )
+        self._keep_sockets()
+
+    def _open(self, config: ServerConfig, identity: Identity | None) -> list[Listener]:
+        """The sockets that `config` asks for and that were not open. Raises ListenError, with none of them open."""
+        access = Access.of(config.process.umask, identity)
+        opened = self._listeners.open(config.listen, config.limits.backlog, access)
+        try:
+            self._outside.open_admin(config, access)
+        except ListenError:
+            self._keep_sockets()
+            raise
+        return opened
+
+    def _keep_sockets(self) -> None:
+        """Close those that no generation asks for which serves or boots."""
+        configs = [generation.config for generation in self._roster.generations()]
+        self._listeners.keep_only(address for config in configs for address in config.listen)
+        configs.append(self.config)  # the admin process goes by it
+        self._outside.admin.keep_only(address for config in configs for address in admin_addresses(config))
 
     def abandon(self, line: str) -> None:
         """The server stops: nobody needs to wait any more."""
@@ -131,6 +158,7 @@ class Rollout:
     def _follow(self, before: ServerConfig, generation: Generation) -> None:
         """What of the configuration the master itself goes by, now that `generation` serves."""
         config = generation.config
+        self._control.follow(config)
         setup_logging(config.logging, process="master", stream=sys.stderr)
         setproctitle.setproctitle(reports.master_title(config))
         self._watching.configure(config, generation.identity)
@@ -139,6 +167,7 @@ class Rollout:
 
     def _failed(self, problems: Sequence[str], reason: str = "", *, asked: Sequence[Outcome]) -> None:
         """Say so. `problems`: lines that were not logged yet; `reason`: what was; `asked`: who hears of it."""
+        self._control.keep_only(self.config)
         for problem in problems:
             logger.error("%s", problem)
         line = "reload failed"

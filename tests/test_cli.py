@@ -128,13 +128,15 @@ def test_the_sources_are_read_again_for_a_reload(monkeypatch: pytest.MonkeyPatch
     assert (workers.threads, workers.processes) == (4, 1)  # type: ignore[attr-defined]
 
 
-NOT_YET = ["status", "top", "reload", "scale", "stop", "stacks", "upgrade"]
+REMOTE = ["status", "top", "reload", "stop", "stacks", "upgrade"]
 NO_FILE = (
     "serverd: there is no server.yaml here; name an application (serverd module:attribute) or a file (-c FILE), "
     'or write one with "serverd init"'
 )
 NO_FILE_FOR = 'there is no server.yaml here; name a file (-c FILE), or write one with "serverd init"'
-NO_COMMAND = "serverd: expected an application as module:attribute or a command (check, init, schema, unit)"
+NO_COMMAND = "serverd: expected an application as module:attribute or a command (check, init, schema, unit, "
+NO_COMMAND += "status, top, reload, scale, stop, stacks, upgrade)"
+NO_DAEMON = "there is no server.yaml here; name the daemon's file (-c FILE) or its socket (--control PATH)"
 NOT_AN_ASSIGNMENT = "command line: expected --set KEY=VALUE such as workers.threads=8"
 
 
@@ -155,8 +157,9 @@ NOT_AN_ASSIGNMENT = "command line: expected --set KEY=VALUE such as workers.thre
          'command line: workers.threads: expected a whole number from 1 to 1024 or "auto", got "lots"'),
         (["main:app", "--set", "threads"], f'{NOT_AN_ASSIGNMENT}, got "threads"'),
         (["main:app", "--app-dir", "/nowhere"], "command line: app_dir: no such directory: /nowhere"),
-        *[([word], f"serverd {word}: this command is not yet supported") for word in NOT_YET],
-        (["scale", "+1", "-c", "x"], "serverd scale: this command is not yet supported"),
+        *[([word], f"serverd {word}: {NO_DAEMON}") for word in REMOTE],
+        (["scale", "+1"], f"serverd scale: {NO_DAEMON}"),
+        (["status", "-c", "x"], 'x: no such file; name one with -c FILE, or write one with "serverd init"'),
         (["-c", "x", "status"], "serverd: a command comes first: serverd status ..."),
     ],
 )  # fmt: skip
