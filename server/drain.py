@@ -57,7 +57,11 @@ class Draining:
         self.deadline = time.monotonic() + order.graceful
         close_idle = order.final or order.close_idle
         self._begin(order)
+        began = time.monotonic()
         self._departure.hand_over()
+        if self._departure.gone:
+            took = time.monotonic() - began
+            logger.debug("handed %d idle connections over in %.3f s", self._departure.gone, took)
         while not self._finished() and (now := time.monotonic()) < self.deadline:
             further = self._wait(min(self.deadline, now + SETTLED) if close_idle else self.deadline)
             if isinstance(further, Stop):
