@@ -22,6 +22,7 @@ import math
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from typing import Final
 _WATCHDOG_SHARE: Final = 0.5
 # A manager that takes longer to read a datagram has other worries.
 _BARRIER_MS: Final = 5000
+_LONGEST_SEND: Final = struct.pack("@ll", 5, 0)  # struct timeval
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class Notifier:
     def sock(self) -> socket.socket | None:
         """Its socket, for whoever keeps account of descriptors."""
         return self._sock
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two signs of life; 0 without a watchdog."""
+        return self._interval
 
     def ready(self, status: str) -> None:
         """The children serve: after the start, and at the end of every reload, whether it worked or not."""
@@ -128,7 +135,13 @@ class Notifier:
         os.close(reader)
 
     def hand_over(self, pid: int) -> None:
-        """The main process is `pid` from now on, and this one has said its last word."""
+        """The main process is `pid` from now on, and this one has said its last word.
+
+        The only message that is waited for if nobody reads (5 s at most): a service whose main process exits is over.
+        """
+        if self._sock is not None:
+            self._sock.setblocking(True)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _LONGEST_SEND)
         self._send(f"MAINPID={pid}")
         self.close()
 
