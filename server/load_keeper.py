@@ -88,10 +88,6 @@ class Probe:
             self._sent = 0.0
         return False
 
-    def close(self) -> None:
-        """After the queue was released."""
-        os.close(self._fd)
-
 
 class LoadKeeper:
     """See the module. ``cpus``: how many threads can run at the same time. Made when the workers have started."""
@@ -246,7 +242,3 @@ class LoadKeeper:
         self._gate.asleep = False
         self._workers.alert(self._gate.congested)
         self._poll.modify(self._queue.fileno(), 0)
-
-    def close(self) -> None:
-        """After the queue was released."""
-        self._probe.close()
