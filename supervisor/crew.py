@@ -130,7 +130,9 @@ class Crew:
             child.channel = None
         self._roster.spawn_failed(child, time.monotonic())
         generation = self._roster.generation(child.generation)
-        wait = policy.backoff(generation.slot(child.index).failures) if generation is not None else 0.0
+        if generation is None or self._roster.shutdown is not None:
+            return  # nobody wants it any more
+        wait = policy.backoff(generation.slot(child.index).failures)
         logger.warning("%s: cannot start a process (%s); next try in %.1f s", child.name, why, wait)
 
     def may_renew(self, child: Child) -> bool:
