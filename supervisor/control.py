@@ -27,7 +27,7 @@ from typing import Final
 from ..config import ServerConfig, UnixAddress
 from . import control_lines
 from .control_lines import Lines, Refusal, Request
-from .listeners import Access, Inherited, ListenError, Listeners
+from .listeners import Access, Heirloom, Inherited, ListenError, Listeners
 from .spawn import Closable
 
 logger = logging.getLogger("serverd.master")
@@ -221,15 +221,20 @@ class Peer:
 
 class Control:
     """The socket and its clients. `answer`, set before the selector is asked, is called with each request and must lead
-    to one last line of its reply."""
+    to one last line of its reply. `listeners`: none yet, and where an old master's socket is to be found."""
 
     answer: Answer
 
-    def __init__(self, selector: selectors.BaseSelector, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        environ: Mapping[str, str],
+        listeners: Listeners | None = None,
+    ) -> None:
         self._selector = selector
         self._environ = environ
         self._said = ""
-        self._listeners = Listeners(Inherited())
+        self._listeners = listeners or Listeners(Inherited())
         self._peers: list[Peer] = []
         self._resume_at = math.inf
 
@@ -264,6 +269,7 @@ class Control:
         except ListenError as error:
             logger.error("%s", error)
         else:
+            self._listeners.own()
             self.keep_only(config)
 
     def keep_only(self, config: ServerConfig) -> None:
@@ -292,6 +298,10 @@ class Control:
         """Every descriptor of it."""
         yield from (listener.sock for listener in self._listeners.all())
         yield from (peer.sock for peer in self._peers if not peer.closed)
+
+    def heirlooms(self) -> list[Heirloom]:
+        """For a master that takes this one's place."""
+        return self._listeners.heirlooms()
 
     def hand_over(self) -> None:
         """Another master will listen there: the file stays, and so do those who are connected."""

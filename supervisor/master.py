@@ -126,7 +126,7 @@ class Master:
         self._nursery = Nursery(self._roster, self._selector)
         self._crew = Crew(self._roster, self._selector, self._nursery, self._board, main)
         self._watching = Watching(self._selector, self._on_change)
-        self._control = Control(self._selector, os.environ)
+        self._control = Control(self._selector, os.environ, self._outside.listeners.beside())
         waits = predecessor is not None
         self._admin = Admin(self._selector, self._outside.admin, self._board.arena, waits=waits)
         self._rollout = Rollout(
@@ -287,7 +287,7 @@ class Master:
     # From one master to the next
 
     def _estate(self) -> Estate:
-        return self._outside.estate(self._roster.last_number, [])
+        return self._outside.estate(self._roster.last_number, self._control.heirlooms())
 
     def _let_go(self, pid: int) -> None:
         """The new master `pid` serves: it has everything, and this one has its children to see off."""
@@ -303,9 +303,9 @@ class Master:
         """We serve, and the old master has let go, or is gone."""
         if self._roster.shutdown is None:
             assert self._predecessor is not None
+            self._control.follow(self._rollout.config)
             self._outside.take_over(line)
             self._admin.begin()
-            self._control.follow(self._rollout.config)
             logger.info("upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid)
 
     def _publish(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,6 +115,25 @@ def test_what_is_in_flight_ends_with_the_old_master(tmp_path: Path, start_method
         os.kill(new, signal.SIGTERM)
         wait_until(lambda: not alive(new), "the new master has stopped")
         assert not (tmp_path / "app.sock").exists()
+
+
+def test_the_command_upgrades_and_finds_the_new_master_at_once(tmp_path: Path) -> None:
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serverd", *words, "-c", str(tmp_path / "server.yaml")]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    with Daemon(tmp_path, app=source()) as daemon:
+        daemon.wait_ready()
+        done = ask("upgrade", "--wait")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "generation 2 ready" in done.stdout
+        status = json.loads(ask("status", "--json").stdout)
+        assert status["pid"] == int(daemon.wait_for_line(r"the master is process (\d+) now")[1])
+        daemon.write_app("import nothing_of_this_name")
+        done = ask("upgrade", "--wait")
+        assert done.returncode == 1
+        assert "nothing_of_this_name" in done.stderr
+        assert "still serving generation 2" in done.stderr
 
 
 def test_nothing_is_left_open_from_upgrade_to_upgrade(tmp_path: Path) -> None:
