@@ -19,10 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import load, machine, measure, memory, peers, report, scenarios
+from bench import load, machine, measure, memory, peers, preload, report, scenarios
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NAMES = (*scenarios.SCENARIOS, "memory")
+NAMES = (*scenarios.SCENARIOS, "memory", "preload")
 KINDS = ("raw", "serverd", "serverd-log", "uvicorn", "granian", "gunicorn")
 
 
@@ -52,6 +52,8 @@ def run(name: str, options: argparse.Namespace, folder: Path) -> report.Section:
     try:
         if name == "memory":
             return memory.measure(options.held, folder, only=options.only)
+        if name == "preload":
+            return preload.measure(4, folder, only=options.only)
         plan = scenarios.SCENARIOS[name](scenarios.Context(options.threads, folder))
     except load.LoadError as error:
         return report.Section(name, f"Not measured: {error}", "", (), (), right=False)

@@ -120,7 +120,7 @@ def _hold(
                 with ExitStack() as few:
                     for _ in range(WARM):
                         few.enter_context(connect(server.port))
-                before = _settled(server.pid)
+                before = settled(server.pid)
                 begin = time.monotonic()
                 with ExitStack() as all_of_them:
                     for number in range(count):
@@ -129,8 +129,8 @@ def _hold(
                         except (load.LoadError, OSError) as error:
                             return None, f"connection {number + 1}: {error} ({server.fate()})"
                     seconds = time.monotonic() - begin
-                    opened = _settled(server.pid)
-                return Held(before, opened, _settled(server.pid), seconds), None
+                    opened = settled(server.pid)
+                return Held(before, opened, settled(server.pid), seconds), None
             except (load.LoadError, OSError) as error:
                 return None, f"{error} ({server.fate()})"
     except servers.ServerError as error:
@@ -167,7 +167,7 @@ def _event_stream(port: int) -> socket.socket:
     return client
 
 
-def _settled(pid: int) -> int:
+def settled(pid: int) -> int:
     """The memory of the process tree when it has used no CPU for a while (half a second), or after five seconds."""
     deadline = time.monotonic() + 5
     used, quiet = machine.cpu_seconds(pid), 0
