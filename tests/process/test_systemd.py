@@ -21,7 +21,7 @@ import sysconfig
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -444,6 +444,29 @@ def configure(box: Box, name: str, listen: str, app: str = "hello", *more: str) 
     box.write(f"/etc/serverd/{name}.yaml", "\n".join(lines) + "\n")
 
 
+def meanwhile(box: Box, port: int, act: Callable[[], object]) -> list[tuple[int, bytes]]:
+    """What three clients, each with a connection of its own for each request, were answered before, while and after
+    `act`. A refused or broken connection is raised."""
+    going = True
+    answers: list[tuple[int, bytes]] = []
+
+    def ask() -> None:
+        while going:
+            answers.append(get(("127.0.0.1", port)))
+
+    asking = [box.threads.submit(ask) for _ in range(3)]
+    try:
+        wait_until(lambda: len(answers) > 20, "load")
+        act()
+        seen = len(answers)
+        wait_until(lambda: len(answers) > seen + 20, "load afterwards")
+    finally:
+        going = False
+    for each in asking:
+        each.result(PATIENCE)
+    return answers
+
+
 @pytest.mark.root
 @pytest.mark.systemd
 def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
@@ -508,25 +531,64 @@ def test_a_restart_behind_the_socket_unit_refuses_nobody(box: Box) -> None:
     box.run("systemctl", "start", "serverd.socket")
     assert box.show("serverd", "ActiveState") == ["inactive"]
     assert box.get(8000) == (200, b"Hello, World!")  # the first client starts the service
-    going = True
-    answers: list[tuple[int, bytes]] = []
-
-    def ask() -> None:
-        while going:
-            answers.append(get(("127.0.0.1", 8000)))
-
-    asking = [box.threads.submit(ask) for _ in range(3)]
-    try:
-        wait_until(lambda: len(answers) > 20, "load")
-        box.run("systemctl", "restart", "serverd")
-        seen = len(answers)
-        wait_until(lambda: len(answers) > seen + 20, "load after the restart")
-    finally:
-        going = False
-    for each in asking:
-        each.result(PATIENCE)  # a refused or broken connection would be raised here
+    answers = meanwhile(box, 8000, lambda: box.run("systemctl", "restart", "serverd"))
     assert set(answers) == {(200, b"Hello, World!")}
     box.run("systemctl", "stop", "serverd.socket", "serverd.service")
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_a_restart_with_the_store_of_descriptors_refuses_nobody(box: Box) -> None:
+    """No socket unit: serverd binds its addresses itself, and systemd keeps them from the stop to the start."""
+    configure(box, "store", '"127.0.0.1:8006", "unix:/run/serverd-store/app.sock"')
+    box.run("systemctl", "start", "serverd@store")
+    file = box.run("stat", "-c", "%i", "/run/serverd-store/app.sock")
+
+    def restart() -> None:
+        box.run("systemctl", "restart", "serverd@store")
+
+    assert set(meanwhile(box, 8006, restart)) == {(200, b"Hello, World!")}
+    assert box.run("stat", "-c", "%i", "/run/serverd-store/app.sock") == file, "it is the same socket still"
+    curl = ("curl", "-s", "--unix-socket", "/run/serverd-store/app.sock", "http://localhost/")
+    assert box.run(*curl) == "Hello, World!"
+
+    configure(box, "store", '"0.0.0.0:8006"')  # the address that is stored would be in the way of this one
+    box.run("systemctl", "restart", "serverd@store")
+    assert box.show("serverd@store", "NRestarts", "NFileDescriptorStore") == ["0", "1"]
+    assert box.get(8006) == (200, b"Hello, World!")
+    box.run("systemctl", "stop", "serverd@store")
+    assert box.show("serverd@store", "Result", "NFileDescriptorStore") == ["success", "0"]
+    with pytest.raises(ConnectionRefusedError):
+        box.get(8006)
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_a_hot_upgrade_is_no_restart(box: Box) -> None:
+    configure(box, "upgrade", '"127.0.0.1:8007"')
+    box.run("systemctl", "start", "serverd@upgrade")
+    (before,) = box.show("serverd@upgrade", "MainPID")
+
+    def upgrade() -> None:
+        box.run("kill", "-USR2", before)
+        wait_until(lambda: box.show("serverd@upgrade", "MainPID") != [before], "another main process")
+        wait_until(lambda: not box.read(int(before), "cmdline"), "the old master has gone")
+
+    assert set(meanwhile(box, 8007, upgrade)) == {(200, b"Hello, World!")}
+    names = ("ActiveState", "NRestarts", "NFileDescriptorStore")
+    assert box.show("serverd@upgrade", *names) == ["active", "0", "1"]
+    assert "reception only permitted" not in box.journal(), "nobody speaks out of turn"
+    box.run("systemctl", "reload", "serverd@upgrade")
+    assert box.get(8007) == (200, b"Hello, World!")
+
+    (master,) = box.show("serverd@upgrade", "MainPID")
+    box.run("kill", "-KILL", master)  # systemd notices, though it has not started this one itself
+    wait_until(
+        lambda: box.show("serverd@upgrade", "NRestarts", "ActiveState") == ["1", "active"], "a restart"
+    )
+    assert box.get(8007) == (200, b"Hello, World!")
+    box.run("systemctl", "stop", "serverd@upgrade")
+    assert box.show("serverd@upgrade", "Result", "ExecMainStatus") == ["success", "0"]
 
 
 @pytest.mark.root
