@@ -91,7 +91,7 @@ class Serving:
 
     def held(self) -> Held:
         """What this thread serves at the moment, for ``stacks``. Any thread; it may change while the caller looks."""
-        return Held(self._runner.current, self._runner.pending, self.loop)
+        return Held(self._runner.current, self._runner.pending, self.loop, self.slot)
 
     def start_draining(self) -> None:
         """Say ``Connection: close`` from now on. Any thread: one attribute is set once."""

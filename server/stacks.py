@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from .exchange import Exchange
+from .slots import Slot
 
 # No signal of anybody's: glibc keeps the first two real-time signals, and libraries that use others begin there.
 SIGNAL: Final = signal.SIGRTMIN + 11
@@ -63,6 +64,7 @@ class Held(NamedTuple):
     current: Exchange | None
     waiting: Mapping[asyncio.Task[Any], Exchange]
     loop: asyncio.AbstractEventLoop | None
+    slot: Slot
 
 
 def install(file: int) -> int:
@@ -81,11 +83,11 @@ class Stacks:
     def __init__(self, file: int, describe: Callable[[Exchange, float], str]) -> None:
         self._file = install(file)
         self._describe = describe
-        self._tgkill = _tgkill()
+        self._tgkill = tgkill()
 
     def report(self, held: Mapping[int, Held]) -> Iterator[str]:
         """A text for each thread; ``held``: by the number that Python has for the thread."""
-        asked = {ident: self._ask(thread) for ident, thread in held.items() if thread.waiting}
+        asked = {ident: self.ask(thread) for ident, thread in held.items() if thread.waiting}
         threads = sorted(threading.enumerate(), key=lambda thread: (thread.ident not in held, thread.name))
         for thread in threads[:_MOST_THREADS]:
             ours = held.get(thread.ident or 0)
@@ -131,7 +133,7 @@ class Stacks:
             waiting = len(held.waiting) if held is not None else 0
             yield f"  its event loop stands still: {waiting} requests wait in it, and cannot be asked where"
 
-    def _ask(self, held: Held) -> concurrent.futures.Future[list[str]]:
+    def ask(self, held: Held) -> concurrent.futures.Future[list[str]]:
         """Ask a loop for the stacks of the requests that wait in it."""
         answer: concurrent.futures.Future[list[str]] = concurrent.futures.Future()
 
@@ -209,8 +211,9 @@ def _foreign(known: Iterable[threading.Thread]) -> Iterator[str]:
             continue
 
 
-def _tgkill() -> Callable[[int, int, int], object]:
-    """tgkill(2): to exactly this thread, and an error when it has ended (pthread_kill(3) must not be called then)."""
+def tgkill() -> Callable[[int, int, int], object]:
+    """tgkill(2): to exactly this thread of this process, and OSError when it has ended (pthread_kill(3) must not be
+    called then)."""
     try:
         function = ctypes.CDLL(None, use_errno=True).tgkill
     except (

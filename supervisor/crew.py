@@ -65,7 +65,7 @@ class Crew:
         main: Main | None,
     ) -> None:
         self.threads = 0
-        self.rounds = StackRounds(roster)
+        self.rounds = StackRounds(roster, board)
         self._board = board
         self._nursery = nursery
         self._roster = roster

@@ -1,7 +1,7 @@
 """One round for each `serverd stacks`: every child is asked, and what they say goes to who has asked.
 
-Promises: a round ends, whatever the children do: one that does not answer in time is named; what a child says unasked,
-or too much of, is dropped. Refuses to understand a stack.
+Promises: a round ends, whatever the children do: one that does not begin to answer in time is asked thread by thread,
+without its help (stack_force.py); what a child says unasked, or too much of, is dropped.
 
 Owned by the master's only thread.
 """
@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..server.channel import Stacks, StacksAre
+from .board import Board
 from .control import Reply
 from .roster import Child, Roster
+from .stack_force import Force
 
-# A child's main thread answers at once; it may wait half a second for each thread that does not.
-PATIENCE: Final = 5.0
+# A child's main thread answers at once, unless it is held up.
+PATIENCE: Final = 1.0
+# Once it has begun, it may wait half a second for each thread that does not answer it.
+LONGEST: Final = 10.0
 # Of one child, in characters: 256 threads with 16 KiB each.
 _MOST_TEXT: Final = 4 * 1024 * 1024
 
@@ -27,16 +31,27 @@ _MOST_TEXT: Final = 4 * 1024 * 1024
 class _Round:
     number: int
     reply: Reply
-    deadline: float
+    began: float
     waiting: list[Child]
     said: dict[int, int] = field(default_factory=dict)  # characters so far, by pid
+    forced: dict[int, Force] = field(default_factory=dict)  # children that have not begun to answer, by pid
+
+    def say(self, child: Child, text: str) -> None:
+        self.reply.event("stack", child=child.name, pid=child.pid, text=text)
+
+    def due(self, child: Child) -> float:
+        """When something has to be done about `child`."""
+        if child.pid in self.forced:
+            return self.forced[child.pid].due
+        return self.began + (LONGEST if child.pid in self.said else PATIENCE)
 
 
 class StackRounds:
     """See the module."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, board: Board) -> None:
         self._roster = roster
+        self._board = board
         self._rounds: list[_Round] = []
         self._last = 0
 
@@ -44,47 +59,61 @@ class StackRounds:
         """Ask all children."""
         self._last += 1
         children = [child for child in self._roster.children if child.pid]
-        this = _Round(self._last, reply, time.monotonic() + PATIENCE, children)
+        this = _Round(self._last, reply, time.monotonic(), children)
         self._rounds.append(this)
         for child in children:
             if child.channel is not None:
                 child.channel.send(Stacks(this.number))
-        self._finish(this)
+        self._end_if_over(this)
 
     def heard(self, child: Child, message: StacksAre) -> None:
         """`child` has said something about one of its threads."""
         this = next((item for item in self._rounds if item.number == message.request), None)
         if this is None or child not in this.waiting or not isinstance(message.text, str):
             return
+        if child.pid in this.forced:  # too late
+            return
         said = this.said[child.pid] = this.said.get(child.pid, 0) + len(message.text)
         if message.text and said <= _MOST_TEXT:
-            this.reply.event("stack", child=child.name, pid=child.pid, text=message.text)
+            this.say(child, message.text)
         if message.last:
             this.waiting.remove(child)
-            self._finish(this)
+            self._end_if_over(this)
 
     def gone(self, child: Child) -> None:
         """`child` has exited."""
         for this in list(self._rounds):
             if child in this.waiting:
-                self._give_up(this, child, "it has exited")
-                self._finish(this)
+                this.say(child, "it has exited")
+                this.waiting.remove(child)
+                self._end_if_over(this)
 
     def tend(self, now: float) -> float:
-        """End the rounds whose time is over; when to look again, infinite for never."""
-        for this in [item for item in self._rounds if item.deadline <= now]:
+        """Go on with those whose time has come; when to look again, infinite for never."""
+        for this in list(self._rounds):
             for child in list(this.waiting):
-                self._give_up(
-                    this, child, f"it does not answer within {PATIENCE:g} s (state: {child.state.value})"
-                )
-            self._finish(this)
-        return min((this.deadline for this in self._rounds), default=math.inf)
+                if this.due(child) <= now:
+                    self._go_on(this, child)
+            self._end_if_over(this)
+        return min((this.due(child) for this in self._rounds for child in this.waiting), default=math.inf)
 
-    def _give_up(self, this: _Round, child: Child, why: str) -> None:
-        this.waiting.remove(child)
-        this.reply.event("stack", child=child.name, pid=child.pid, text=why)
+    def _go_on(self, this: _Round, child: Child) -> None:
+        """`child` has not answered in time, or not to the end, or its next thread is to be asked."""
+        force = this.forced.get(child.pid)
+        if force is not None:
+            force.step()
+        elif child.pid in this.said:
+            this.say(child, f"it did not finish within {LONGEST:g} s")
+            this.waiting.remove(child)
+            return
+        else:
+            view = self._board.look(child.papers.region)
+            force = Force(child.pid, child.papers.words, view, lambda text: this.say(child, text))
+            this.forced[child.pid] = force
+        if force.due == math.inf:
+            this.waiting.remove(child)
 
-    def _finish(self, this: _Round) -> None:
+    def _end_if_over(self, this: _Round) -> None:
         if not this.waiting:
             self._rounds.remove(this)
             this.reply.succeed()
