@@ -60,6 +60,7 @@ from .drain import Draining
 from .farewell import Refuser
 from .fresh_code import leave_recent_uncompiled
 from .handover import Arrivals, names
+from .hang_watch import HangWatch
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .slots import MAIN, PHASE_COUNT, inherited
@@ -257,6 +258,7 @@ class _Child:
         )
         self._threads = self._workers.start()
         self._held = self._workers.held
+        self._hangs = HangWatch(self._config.timeouts, self._held, self._stacks)
         cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
         self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, self._slot, cpus)
         warm_up(self._queue, self._config.reload.warmup, self._config.timeouts.boot or _NEVER)
@@ -293,7 +295,7 @@ class _Child:
         now = time.monotonic()
         if now >= self._tend_at:
             self._tend_at = self._queue.tend(now, self._refuser.expired)
-        due = min(self._tend_at, self._load.tend(now))
+        due = min(self._tend_at, self._load.tend(now), self._hangs.tend(now))
         if deadline is not None:
             due = min(due, deadline)
         self._tell(now, due)
@@ -378,6 +380,7 @@ class _Child:
 
     def _shut_down(self, seconds: float) -> None:
         """The lifespan's shutdown, then the log's last lines."""
+        self._scores.tell(0.0)  # this thread waits for the application now
         try:
             self._pool.call(self._lifespan.shutdown()).result(seconds)
         except TimeoutError:

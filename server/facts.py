@@ -27,10 +27,11 @@ _TRIES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The facts, and what each of their children has counted, at one moment. ``views`` are by the child's name."""
+    """The facts, and what each of their children has counted, at one moment. ``views``: by the ``offset`` of the child
+    in the facts (a successor has the name of the one that it replaces)."""
 
     facts: dict[str, Any]
-    views: dict[str, ChildView]
+    views: dict[int, ChildView]
     totals: Totals  # of all children, those that have ended too
 
 
@@ -61,7 +62,7 @@ def read_counts(arena: Arena) -> Counts | None:
 
 def _counted(arena: Arena, facts: dict[str, Any]) -> Counts:
     views = {
-        child["name"]: read_child(arena, Region(child["offset"], child["slots"]))
+        child["offset"]: read_child(arena, Region(child["offset"], child["slots"]))
         for child in facts["children"]
         if child["slots"]
     }

@@ -230,11 +230,14 @@ def backoff(failures: int) -> float:
 
 
 def healthy(roster: Roster) -> bool:
-    """True while every child that should be there serves, or boots within its deadline; for systemd's watchdog."""
+    """True while every child that should be there serves and gets on, or boots within its deadline; for systemd's
+    watchdog."""
     if roster.shutdown is not None or roster.current is None:
         return True
     present = {
-        child.index for child in roster.of(roster.current) if child.state in (State.READY, State.BOOTING)
+        child.index
+        for child in roster.of(roster.current)
+        if child.state in (State.READY, State.BOOTING) and not child.standing
     }
     return present.issuperset(range(roster.current.wanted))
 

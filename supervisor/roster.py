@@ -66,6 +66,8 @@ class Child:
     killed_because: str = ""
     threads: int = 0  # workers, as it said when it became ready; none in `mode: async`
     gil: bool = False
+    standing: bool = False  # none of its threads gets on; see vigil.py
+    lost_threads: int = 0  # of it, so far
     papers: Papers = NO_PAPERS  # what it writes on; its last words are read here
 
     @property

@@ -66,7 +66,7 @@ def test_what_a_child_has_counted_stays_when_it_is_gone() -> None:
     board.publish(page(entry("worker 0 g1", papers)))
     counts = read_counts(arena_of(board))
     assert counts is not None
-    assert (counts.totals.requests, list(counts.views)) == (1, ["worker 0 g1"])
+    assert (counts.totals.requests, list(counts.views)) == (1, [papers.region.offset])
     view = board.fold(papers)
     assert view is not None
     assert view.totals.requests == 1

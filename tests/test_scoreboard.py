@@ -156,7 +156,8 @@ def test_the_next_thread_in_a_slot_goes_on_counting(arena: Arena) -> None:
     second = scores.take()
     second.end(500, 5, 0.2)
     totals = read_child(arena, region).totals
-    assert (totals.requests, totals.sent, totals.seconds) == (2, 15, pytest.approx(0.3))
+    assert (totals.requests, totals.sent) == (2, 15)
+    assert totals.seconds == pytest.approx(0.3)
 
 
 def test_requests_that_wait_in_a_loop_are_in_the_table(arena: Arena) -> None:

@@ -43,9 +43,9 @@ class Reader:
 
 
 def snapshot(
-    facts: Mapping[str, Any], views: Mapping[str, ChildView], totals: Totals, now: float, at: float
+    facts: Mapping[str, Any], views: Mapping[int, ChildView], totals: Totals, now: float, at: float
 ) -> Snapshot:
-    """``facts``: what the board says. ``views``: by the child's name. ``totals``: of all children that ever were.
+    """``facts``: what the board says. ``views``: by the child's offset. ``totals``: of all children that ever were.
     ``now`` is monotonic, ``at`` in seconds since the epoch."""
     last = facts.get("last_reload")
     pid = int(facts["pid"])
@@ -66,7 +66,7 @@ def snapshot(
         generation=facts.get("generation"),
         booting=facts.get("booting"),
         listeners=tuple(facts.get("listeners", ())),
-        children=tuple(_child(child, views.get(child["name"])) for child in facts.get("children", ())),
+        children=tuple(_child(child, views.get(child["offset"])) for child in facts.get("children", ())),
         figures=_figures(totals),
         reloads=dict(facts.get("reloads", {})),
         last_reload=None if last is None else Reload(bool(last["ok"]), str(last["reason"]), last["at"]),

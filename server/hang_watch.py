@@ -1,0 +1,181 @@
+"""Requests that take too long, found by the child itself: which, since when, and where they are.
+
+Promises: a request older than ``timeouts.request`` (or ``timeouts.stuck``, if that is shorter) is named once in the
+log, with the stack of the thread that it holds, or of its coroutine when it waits in an event loop; nothing is done
+to it. An event loop in which requests wait and that does not turn is marked in the scoreboard, where the master finds
+it (supervisor/watchdog.py). Refuses: WebSockets and event streams, which are meant to last.
+
+Costs nothing for a request, and no timer: the oldest request tells when to look again, and one that begins after a
+look cannot be too old before the limit has passed again (as ``ConnectionQueue.tend``). While requests wait in a loop,
+that loop is asked once a second whether it turns.
+
+Threads: everything belongs to the child's main thread, but ``_Pulse.come``, which runs in the loop that is asked, and
+the lines about coroutines, which their loop writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ..config import TimeoutsConfig
+from .app_runner import describe
+from .exchange import Exchange
+from .slots import REQUEST
+from .stacks import Held, Stacks
+
+logger = logging.getLogger("serverd.worker")
+
+# How often a loop is asked whether it turns, and how long it may take to answer, in seconds.
+PULSE: Final = 1.0
+# So many stacks are logged in one look; the others are named. Each takes a signal to a thread, and some milliseconds.
+MOST_STACKS: Final = 16
+
+
+class _Pulse:
+    """A question to an event loop: does it turn?"""
+
+    __slots__ = ("answered", "sent")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        self.sent = now
+        self.answered = False
+        try:
+            loop.call_soon_threadsafe(self.come)
+        except RuntimeError:  # it is closed
+            self.answered = True
+
+    def come(self) -> None:
+        """In the loop: one attribute, written once."""
+        self.answered = True
+
+
+class HangWatch:
+    """See the module. ``held`` says what each thread serves, by Python's number of the thread."""
+
+    def __init__(
+        self, timeouts: TimeoutsConfig, held: Callable[[], Mapping[int, Held]], stacks: Stacks | None
+    ) -> None:
+        limits = [(timeouts.request, "timeouts.request"), (timeouts.stuck, "timeouts.stuck")]
+        self._limit, self._key = min(
+            ((limit, key) for limit, key in limits if limit), default=(0.0, "timeouts.request")
+        )
+        self._held = held
+        self._stacks = stacks
+        self._told: dict[int, Exchange] = {}  # those that were named, by id, as long as they last
+        self._pulses: dict[int, _Pulse] = {}
+        self._still: set[int] = set()  # threads whose loop was said to stand still
+        self._again = 0.0
+
+    def tend(self, now: float) -> float:
+        """Look if it is time; when to call again (infinite without limits)."""
+        if not self._limit:
+            return float("inf")
+        if now >= self._again:
+            held = self._held()
+            self._again = min(self._requests(held, now), self._loops(held, now))
+        return self._again
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _requests(self, held: Mapping[int, Held], now: float) -> float:
+        again = now + self._limit
+        told: dict[int, Exchange] = {}
+        stacks = MOST_STACKS
+        for ident, thread in held.items():
+            current = thread.current
+            waiting = dict(thread.waiting)  # one operation, while the thread goes on
+            for task, exchange in ((None, current), *waiting.items()):
+                # An exchange that is done and waits is a background task: nobody waits for it.
+                if exchange is None or exchange.kind != REQUEST or (exchange.done and task is not None):
+                    continue
+                if id(exchange) in self._told:
+                    told[id(exchange)] = exchange
+                elif exchange.since + self._limit > now:
+                    again = min(again, exchange.since + self._limit)
+                elif (
+                    exchange is not current or task is None
+                ):  # else it is there twice, and named as the current one
+                    told[id(exchange)] = exchange
+                    self._name(ident, thread, task, exchange, now, stacks > 0)
+                    stacks -= 1
+        self._told = told
+        return again
+
+    def _name(
+        self,
+        ident: int,
+        held: Held,
+        task: asyncio.Task[object] | None,
+        exchange: Exchange,
+        now: float,
+        with_stack: bool,
+    ) -> None:
+        what = f"{describe(exchange, now)} takes longer than {self._key} ({self._limit:g} s)"
+        if self._stacks is None or not with_stack:
+            logger.warning("%s", what)
+        elif task is None:
+            name, native = _thread(ident)
+            lines = self._stacks.of(native)
+            logger.warning("%s; it holds the thread %s (%d) at\n%s", what, name, native, _indented(lines))
+        else:
+
+            def say(answer: concurrent.futures.Future[list[str]]) -> None:
+                logger.warning("%s; it waits in its event loop at\n%s", what, "\n".join(answer.result()))
+
+            self._stacks.ask(held._replace(waiting={task: exchange})).add_done_callback(say)
+
+    # -- loops -------------------------------------------------------------------------------------------------------
+
+    def _loops(self, held: Mapping[int, Held], now: float) -> float:
+        """Ask those in which something waits."""
+        pulses: dict[int, _Pulse] = {}
+        for ident, thread in held.items():
+            pulse = self._pulses.get(ident)
+            silent = pulse is not None and not pulse.answered
+            if pulse is not None and silent and now - pulse.sent >= PULSE:
+                thread.slot.blocked(pulse.sent)
+                self._tell_of_loop(ident, thread, now - pulse.sent)
+            elif not silent and thread.slot.is_blocked:
+                thread.slot.blocked(0.0)
+                self._still.discard(ident)
+            if pulse is not None and silent:
+                pulses[ident] = pulse
+            elif thread.loop is not None and thread.waiting:
+                pulses[ident] = _Pulse(thread.loop, now)
+        self._pulses = pulses
+        self._still &= held.keys()
+        return now + PULSE if pulses else float("inf")
+
+    def _tell_of_loop(self, ident: int, held: Held, seconds: float) -> None:
+        if seconds < self._limit or ident in self._still:
+            return
+        self._still.add(ident)
+        if held.current is not None:
+            return  # the request that holds it is named
+        name, native = _thread(ident)
+        lines = self._stacks.of(native) if self._stacks is not None else []
+        logger.warning(
+            "the event loop of the thread %s (%d) stands still for %.1f s, and %d requests wait in it; it is at\n%s",
+            name,
+            native,
+            seconds,
+            len(held.waiting),
+            _indented(lines),
+        )
+
+
+def _thread(ident: int) -> tuple[str, int]:
+    """Its name, and the kernel's number."""
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return thread.name, thread.native_id or 0
+    return "?", 0
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

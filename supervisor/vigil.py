@@ -1,0 +1,89 @@
+"""The master's watch over its children: it looks at the scoreboard when a thread may be lost, and has such a child
+replaced.
+
+Promises: a sick child is replaced as a worn one is (policy.py): its successor boots first, one child at a time, so
+that an application that loses threads again and again cannot pile up children; while it drains it is not waited for
+when only lost threads are left in it. systemd's watchdog hears nothing while a child serves nobody and no successor
+comes (`standing`). Refuses to look without a reason: with no limit it never wakes the master.
+
+Owned by the master's only thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Final
+
+from ..server.scoreboard import ChildView
+from . import reports, watchdog
+from .board import Board
+from .child_state import State
+from .facts import History
+from .roster import Child, Roster
+
+logger = logging.getLogger("serverd.master")
+
+REASON: Final = "watchdog"
+# How often a sick child that drains is looked at, in seconds.
+_DRAIN_LOOK: Final = 1.0
+
+
+class Vigil:
+    """See the module. `alive`: how long a main thread may be overdue where `timeouts.stuck` does not say it, in
+    seconds: the interval of systemd's watchdog, 0 without one."""
+
+    def __init__(self, roster: Roster, board: Board, history: History, alive: float) -> None:
+        self._roster = roster
+        self._board = board
+        self._history = history
+        self._alive = alive
+        self._again = math.inf
+        self._known: tuple[tuple[int, State], ...] = ()
+
+    def tend(self, now: float) -> float:
+        """Look if it is time; when to call again."""
+        known = tuple((child.pid, child.state) for child in self._roster.children)
+        if known != self._known or now >= self._again:
+            self._known = known
+            self._again = min((self._look(child, now) for child in self._roster.children), default=math.inf)
+        return self._again
+
+    def _look(self, child: Child, now: float) -> float:
+        limit = self._limit(child)
+        if child.state not in (State.READY, State.DRAINING) or not (limit or self._alive):
+            return math.inf
+        if child.state is State.DRAINING and child.worn != REASON:
+            return math.inf
+        view = self._board.look(child.papers.region)
+        if view is None:
+            return math.inf
+        finding = watchdog.examine(view, limit, limit or self._alive, now)
+        child.standing = finding.standing
+        if child.state is State.DRAINING:
+            return self._hasten(child, view, finding, now)
+        self._count(child, finding)
+        if finding.sick and self._roster.wear_out(child, REASON, now):
+            lost = reports.count(len(finding.stuck), "thread")
+            what = "does not move" if finding.frozen else f"has lost {lost}"
+            logger.error("%s (pid %d) %s: it is replaced", child.name, child.pid, what)
+            for line in watchdog.words(finding, limit, now):
+                logger.error("%s: %s", child.name, line)
+        return max(finding.again, now + _DRAIN_LOOK) if finding.sick else finding.again
+
+    def _hasten(self, child: Child, view: ChildView, finding: watchdog.Finding, now: float) -> float:
+        """Nobody waits for a thread that will not come back."""
+        if finding.frozen or watchdog.nothing_else_left(view, finding.stuck):
+            child.patience = min(child.patience, now)
+            return math.inf
+        return now + _DRAIN_LOOK
+
+    def _count(self, child: Child, finding: watchdog.Finding) -> None:
+        more = len(finding.stuck) - child.lost_threads
+        if more > 0:
+            child.lost_threads += more
+            self._history.lost_threads += more
+
+    def _limit(self, child: Child) -> float:
+        generation = self._roster.generation(child.generation) or self._roster.current
+        return generation.config.timeouts.stuck if generation is not None else 0.0

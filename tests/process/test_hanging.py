@@ -1,0 +1,242 @@
+"""Requests that hang in real children: the log says where, lost threads cost one child and no service."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import RawClient
+from tests.support.daemon import Daemon, wait_until
+
+APP = """
+import asyncio, os, threading, time
+
+release = threading.Event()
+
+def deep():
+    release.wait(60)
+
+async def patient():
+    for _ in range(6000):
+        if release.is_set():
+            return
+        await asyncio.sleep(0.01)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    path = scope["path"]
+    if path == "/block":
+        deep()
+    elif path == "/late":
+        await asyncio.sleep(0.01)
+        deep()
+    elif path == "/wait":
+        await patient()
+    elif path == "/stream":
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: x\\n\\n", "more_body": True})
+        await patient()
+        await send({"type": "http.response.body"})
+        return
+    elif path == "/release":
+        release.set()
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@contextmanager
+def asking(daemon: Daemon, *requests: str) -> Iterator[list[RawClient]]:
+    """Clients that have sent their requests and wait."""
+    with ExitStack() as opened:
+        clients = []
+        for request in requests:
+            client = opened.enter_context(RawClient(("127.0.0.1", daemon.port)))
+            clients.append(client)
+            path, _, more = request.partition(" ")
+            client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+        yield clients
+
+
+def get(daemon: Daemon, path: str) -> bytes:
+    with RawClient(("127.0.0.1", daemon.port)) as client:
+        return client.get(path, headers="Connection: close\r\n").body
+
+
+def served_by_another(daemon: Daemon, pid: int) -> int:
+    """The child that answers when `pid` does not any more."""
+
+    def look() -> int:
+        with RawClient(("127.0.0.1", daemon.port)) as client:
+            client.sock.settimeout(0.5)
+            try:
+                found = int(client.get("/").body)
+            except OSError, EOFError:
+                return 0
+        return found if found != pid else 0
+
+    return wait_until(look, "another child answers")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_slow_request_is_named_once_with_the_stack_of_its_thread(tmp_path: Path, mode: str) -> None:
+    config = {"timeouts": {"request": "200ms"}, "workers": {"mode": mode}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        with asking(daemon, "/block?secret"):
+            thread = "serverd-worker-." if mode == "sync" else "serverd-home"
+            daemon.wait_for_line(
+                rf" warning .*GET /block \(0\.\d s\) takes longer than timeouts.request \(0.2 s\); "
+                rf"it holds the thread {thread} \(\d+\) at$"
+            )
+            daemon.wait_for_line(r"demo\.py:\d+ in deep")
+            daemon.wait_for_line(r"release\.wait\(60\)")
+            if mode == "sync":  # nothing is done to it, and it is not named again
+                with asking(daemon, "/wait"):
+                    daemon.wait_for_line(r"GET /wait .*takes longer")
+                    assert daemon.count("GET /block .*takes longer") == 1
+                    get(daemon, "/release")
+
+
+def test_a_request_that_waits_is_named_with_the_stack_of_its_coroutine(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=APP, config={"timeouts": {"request": "200ms"}}) as daemon:
+        daemon.wait_ready()
+        with asking(daemon, "/stream Accept: text/event-stream\r\n", "/wait") as (_, client):
+            daemon.wait_for_line(
+                r"GET /wait \(0\.\d s\) takes longer than .*; it waits in its event loop at$"
+            )
+            daemon.wait_for_line(r"demo\.py:\d+ in patient")
+            get(daemon, "/release")
+            assert client.response().status == 200
+        assert daemon.count("GET /stream .*takes longer") == 0  # it is meant to last
+
+
+def test_a_child_that_has_lost_all_threads_is_found_and_replaced(tmp_path: Path) -> None:
+    config = {"timeouts": {"stuck": "500ms", "graceful": "20s"}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (sick,) = daemon.workers()
+        began = time.monotonic()
+        with asking(daemon, "/block", "/block"):
+            line = rf" error .*worker 0 g1 \(pid {sick}\) has lost [12] threads?: it is replaced"
+            daemon.wait_for_line(line)
+            assert time.monotonic() - began < 0.5 + 2
+            daemon.wait_for_line(
+                r"worker 0 g1: thread \d+ is held by GET /block for 0\.\d s \(timeouts.stuck: 0.5 s\)"
+            )
+            assert served_by_another(daemon, sick)
+            # Only lost threads are left in it: nobody waits for timeouts.graceful.
+            daemon.wait_for_line(r" warning .*cut off .*: GET /block")
+            wait_until(lambda: sick not in daemon.workers(), "the sick child is gone")
+            assert time.monotonic() - began < 10
+
+
+def test_one_lost_thread_lets_the_others_finish_first(tmp_path: Path) -> None:
+    config = {"timeouts": {"stuck": "400ms", "graceful": "20s"}, "workers": {"threads": 3}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (sick,) = daemon.workers()
+        with asking(daemon, "/block"):
+            daemon.wait_for_line(r"has lost 1 thread: it is replaced")
+            other = served_by_another(daemon, sick)
+            wait_until(lambda: sick not in daemon.workers(), "the sick child is gone")
+            assert daemon.workers() == [other]
+        assert daemon.count("it is replaced") == 1
+
+
+@pytest.mark.parametrize("path", ["/block", "/late"])
+def test_a_blocked_event_loop_is_a_lost_thread(tmp_path: Path, path: str) -> None:
+    config = {"timeouts": {"stuck": "500ms"}, "workers": {"mode": "async"}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (sick,) = daemon.workers()
+        with asking(daemon, path):
+            daemon.wait_for_line(r"worker 0 g1 .* has lost 1 thread: it is replaced")
+            daemon.wait_for_line(r"demo\.py:\d+ in deep")
+            assert served_by_another(daemon, sick)
+
+
+def test_requests_that_wait_lose_no_thread(tmp_path: Path) -> None:
+    config = {"timeouts": {"stuck": "300ms"}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        with asking(daemon, *["/wait"] * 5) as clients:
+            daemon.wait_for_line(r"GET /wait .* takes longer than timeouts.stuck")
+            wait_until(lambda: daemon.count("GET /wait .* takes longer") == 5)
+            get(daemon, "/release")
+            assert [client.response().status for client in clients] == [200] * 5
+        assert daemon.count("it is replaced") == 0
+
+
+def test_a_child_that_does_not_move_at_all_is_replaced_and_killed(tmp_path: Path) -> None:
+    config = {"timeouts": {"stuck": "500ms", "graceful": "1s"}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (sick,) = daemon.workers()
+        os.kill(sick, signal.SIGSTOP)
+        daemon.wait_for_line(rf"worker 0 g1 \(pid {sick}\) does not move: it is replaced")
+        assert served_by_another(daemon, sick)
+        daemon.wait_for_line(rf"pid {sick}\) did not stop within 8 s: killing it")
+        wait_until(lambda: sick not in daemon.workers(), "the sick child is gone")
+
+
+def test_counts_and_causes_are_on_the_board(tmp_path: Path) -> None:
+    from serverd.server.facts import read_counts  # noqa: PLC0415
+    from serverd.server.scoreboard import Arena  # noqa: PLC0415
+
+    config = {"timeouts": {"stuck": "300ms"}, "workers": {"threads": 2}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        folder = Path(f"/proc/{daemon.pid}/fd")
+        (memory,) = [link for link in folder.iterdir() if "serverd-scoreboard" in os.readlink(link)]
+        arena = Arena(os.open(memory, os.O_RDONLY))
+        over = threading.Event()
+        seen: list[int] = []
+
+        def watch() -> None:
+            while not over.wait(0.005):
+                counts = read_counts(arena)
+                assert counts is not None
+                seen.append(counts.totals.requests)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            for _ in range(20):
+                get(daemon, "/")
+            (sick,) = daemon.workers()
+            with asking(daemon, "/block"):
+                served_by_another(daemon, sick)
+                wait_until(lambda: sick not in daemon.workers(), "the sick child is gone")
+            for _ in range(5):
+                get(daemon, "/")
+        finally:
+            over.set()
+            watcher.join()
+
+        def settled() -> bool:
+            counts = read_counts(arena)
+            return counts is not None and counts.facts["restarts"]["watchdog"] == 1
+
+        wait_until(settled, "the board says so")
+        counts = read_counts(arena)
+        assert counts is not None
+        assert counts.facts["lost_threads"] == 1
+        assert counts.totals.by_class["2xx"] >= 26
+        assert seen == sorted(seen), "totals never go backwards"
+        arena.close()
