@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,8 +65,9 @@ def main(spec: TemplateSpec) -> int:
     except AppLoadError as exc:
         spec.channel.send(BootFailed("import", child.NOT_LOADABLE, str(exc), exc.traceback))
         return child.NOT_LOADABLE
-    if others := other_threads():
-        spec.channel.send(BootFailed("import", child.BOOT_FAILED, too_many_threads(others), ""))
+    names, native = other_threads()
+    if names or native:
+        spec.channel.send(BootFailed("import", child.BOOT_FAILED, too_many_threads(names, native), ""))
         return child.BOOT_FAILED
     if shared := sorted(item for item in _open_files() - before if is_risky(*item)):
         logger.warning("%s", shared_by_all([link for _, link, _ in shared]))
@@ -141,34 +142,30 @@ def _be_child(spec: ChildSpec, app: LoadedApp) -> int:
     return child.resume(spec, app)
 
 
-def other_threads() -> list[str]:
-    """The names of the threads beside this one: Python's, then those that only the kernel knows (native libraries)."""
+def other_threads() -> tuple[list[str], int]:
+    """The names of Python's threads beside this one, and how many there are that only the kernel knows: those of native
+    libraries, which have no name but that of this process."""
     known = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
-    ids = {threading.get_native_id(), *(thread.native_id for thread in known)}
-    return [thread.name for thread in known] + [name for tid, name in _kernel_threads() if tid not in ids]
-
-
-def _kernel_threads() -> Iterable[tuple[int, str]]:
-    """Number and name of each thread of this process."""
     try:
-        numbers = sorted(map(int, os.listdir("/proc/self/task")))
+        every = len(os.listdir("/proc/self/task"))
     except FileNotFoundError:  # /proc is not mounted here
-        return
-    for number in numbers:
-        try:
-            with open(f"/proc/self/task/{number}/comm", encoding="utf-8", errors="replace") as file:
-                yield number, f"{file.read().strip()} (native)"
-        except OSError:  # it has just ended
-            continue
+        every = 0
+    return [thread.name for thread in known], max(0, every - 1 - len(known))
 
 
-def too_many_threads(names: list[str]) -> str:
+def too_many_threads(names: list[str], native: int) -> str:
     """Why an application with these threads cannot be forked, and what to do."""
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    found, remedies = names[:5], []
+    if len(names) > 5:
+        found.append(f"{len(names) - 5} more")
+    if names:
+        remedies.append("start them in the lifespan")
+    if native:
+        found.append(f"{native} of native libraries")
+        remedies.append("keep a native library from it by a variable in env, such as OPENBLAS_NUM_THREADS: 1")
     return (
-        f"workers.preload needs an application that starts no threads at import, and there is {listed}: start them in"
-        " the lifespan (those of native libraries: by an environment variable such as OPENBLAS_NUM_THREADS=1), or set"
-        " preload: false"
+        "workers.preload needs an application that starts no threads at import, and there are: "
+        f"{', '.join(found)}; {', '.join(remedies)}, or set preload: false"
     )
 
 

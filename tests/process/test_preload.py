@@ -140,7 +140,7 @@ threading.Thread(target=time.sleep, args=(60,), name='poller', daemon=True).star
         (
             THREADED,
             3,
-            ["needs an application that starts no threads at import, and there is poller: start them in"],
+            ["starts no threads at import, and there are: poller; start them in the lifespan"],
         ),
     ],
 )
