@@ -26,40 +26,28 @@ import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import setup_logging
+from ..server.scoreboard import Totals
 from . import facts, policy, reports, signals
 from .admin import Admin
 from .board import Board
 from .control import Control
 from .control_commands import Commands
 from .crew import Crew
+from .hands import Hands
 from .listeners import ListenError
 from .nursery import Nursery
 from .orders import Orders
 from .origin import Origin
 from .outside import Outside
 from .pidfile import PidfileError
-from .policy import (
-    Action,
-    AskToDrain,
-    AskToStop,
-    BeginReload,
-    EndLameDuck,
-    GiveUp,
-    KillChild,
-    KillTemplate,
-    Promote,
-    Quit,
-    Renew,
-    SayClose,
-    StartChild,
-    StartTemplate,
-)
 from .privileges import PrivilegeError, resolve
 from .rollout import Rollout
 from .roster import Child, Generation, Roster, Shutdown, Urgency
 from .spawn import Closable, Main, reap
 from .succession import Estate, Predecessor
+from .trial import Trial
 from .upgrade import Upgrade
+from .vigil import Vigil
 from .watching import Watching
 
 logger = logging.getLogger("serverd.master")
@@ -125,6 +113,7 @@ class Master:
         self._history = facts.History(os.getpid(), time.time())
         self._nursery = Nursery(self._roster, self._selector)
         self._crew = Crew(self._roster, self._selector, self._nursery, self._board, main)
+        self._vigil = Vigil(self._roster, self._board, self._history, self._notifier.interval)
         self._watching = Watching(self._selector, self._on_change)
         self._control = Control(self._selector, os.environ, self._outside.listeners.beside())
         waits = predecessor is not None
@@ -155,6 +144,16 @@ class Master:
             self._roster, self._orders, self._crew.rounds, self._board, self._facts
         )
         self._control.answer = self._commands.answer
+        self._hands = Hands(
+            self._listeners,
+            self._crew,
+            self._nursery,
+            self._rollout,
+            self._orders,
+            Trial(self._roster, self._counted),
+            self._belongings,
+            self._quit,
+        )
         self._predecessor = predecessor
         if predecessor is None:
             self._open_control(config)
@@ -193,7 +192,8 @@ class Master:
 
     def _turn(self) -> None:
         """Do what is due, then sleep until something happens or something else is due."""
-        wake_at = self._settle()
+        look_at = self._vigil.tend(time.monotonic())
+        wake_at = min(self._settle(), look_at)
         self._publish()
         if self._status is not None:
             return
@@ -211,7 +211,7 @@ class Master:
             decision = policy.decide(self._roster, time.monotonic())
             if not decision.actions or self._status is not None:
                 return decision.wake_at
-            self._act(decision.actions[0])
+            self._hands.act(decision.actions[0])
         raise RuntimeError(f"the policy does not settle: {decision.actions[0]}")
 
     def _helpers_due(self) -> float:
@@ -222,48 +222,20 @@ class Master:
             self._notifier.ping(now)
         if self._watching.due() <= now and self._roster.shutdown is None:
             self._watching.start(self._belongings(None), now)
-        if self._admin.due() <= now and self._roster.shutdown is None:
+        if self._admin.due() <= now:  # also while the server stops, as that is what probes have to hear
             self._admin.start(self._belongings(None), now)
         self._upgrade.expire(now)
         asked = min(self._control.tend(now), self._crew.rounds.tend(now))
-        helpers = min(self._watching.due(), self._admin.due())
-        watching = math.inf if self._roster.shutdown is not None else helpers
-        return min(asked, watching, self._upgrade.due(), self._notifier.ping_at() if healthy else math.inf)
+        watching = math.inf if self._roster.shutdown is not None else self._watching.due()
+        helpers = min(watching, self._admin.due(), self._upgrade.due())
+        return min(asked, helpers, self._notifier.ping_at() if healthy else math.inf)
 
-    def _act(self, action: Action) -> None:
-        match action:
-            case StartChild(generation, index):
-                self._start(generation, index, None)
-            case Renew(generation, child):
-                if self._crew.may_renew(child):
-                    self._start(generation, child.index, child)
-            case SayClose() | AskToDrain() | AskToStop() | KillChild():
-                self._crew.dismiss(action)
-            case StartTemplate() | KillTemplate():
-                self._tend(action)
-            case Promote():
-                self._rollout.promote()
-            case GiveUp():
-                if (status := self._rollout.give_up()) is not None:
-                    self._orders.stop(Urgency.GRACEFUL, status)
-            case BeginReload():
-                self._rollout.begin()
-            case EndLameDuck():
-                self._orders.stop(Urgency.GRACEFUL)
-            case Quit(status):
-                self._status = status
+    def _counted(self, child: Child) -> Totals | None:
+        view = self._board.look(child.papers.region)
+        return None if view is None else view.totals
 
-    def _tend(self, action: StartTemplate | KillTemplate) -> None:
-        match action:
-            case StartTemplate(generation):
-                sockets = self._listeners.sockets(generation.config.listen)
-                self._nursery.start(generation, sockets, self._belongings(generation))
-            case KillTemplate(template, reason):
-                self._nursery.kill(template, reason)
-
-    def _start(self, generation: Generation, index: int, replaces: Child | None) -> None:
-        sockets = self._listeners.sockets(generation.config.listen)
-        self._crew.start(generation, index, sockets, lambda: self._belongings(generation), replaces)
+    def _quit(self, status: int) -> None:
+        self._status = status
 
     def _belongings(self, generation: Generation | None) -> Iterator[Closable]:
         """Everything here that holds a descriptor and is none of the business of a child of `generation`."""
@@ -293,7 +265,7 @@ class Master:
         """The new master `pid` serves: it has everything, and this one has its children to see off."""
         logger.info("upgrade: the master is process %d now; this one drains and leaves", pid)
         self._watching.stop()
-        self._admin.stop()
+        self._admin.end()
         self._control.hand_over()
         self._outside.hand_over(pid)
         self._roster.shutdown = Shutdown(Urgency.GRACEFUL, 0, handed_over=True)
@@ -329,7 +301,7 @@ class Master:
     def _put_away(self) -> None:
         """Give back what was taken. Children that are left see the end of their channel, drain and exit."""
         self._watching.stop()
-        self._admin.stop()
+        self._admin.close()
         self._commands.close()
         self._control.close()
         self._outside.close()
