@@ -51,7 +51,7 @@ LOST_GRACE: Final = 2.0
 # When there is no memory for two children at once, the next try is so long after; that is also how often it is said.
 RENEW_AGAIN: Final = 60.0
 
-# Two forks of an application of 200 MB took 12 ms; a template that takes so long hangs.
+# Forking a process of 230 MB twice took 45 ms, and it grows with the memory; one that takes so long hangs.
 FORK_GRACE: Final = 10.0
 
 # A canary that does much worse need not go on to its end: it is compared once in so many seconds.
