@@ -127,10 +127,12 @@ class Predecessor:
                 os.set_inheritable(number, False)
         except SuccessionError as error:
             predecessor.failed(str(error))
+            predecessor.close()
             raise
         except OSError as error:
             reason = f"upgrade: a descriptor of the old master is not open here: {error.strerror}"
             predecessor.failed(reason)
+            predecessor.close()
             raise SuccessionError(reason) from None
         return predecessor
 

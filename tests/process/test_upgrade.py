@@ -58,6 +58,10 @@ def children(pid: int) -> list[int]:
     return [child for child in map(int, text.split()) if "worker" in title(child)]
 
 
+def wait_gone(pid: int) -> None:
+    wait_until(lambda: not alive(pid), f"the end of process {pid}")
+
+
 def descriptors(pid: int) -> int:
     """How many are open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
@@ -108,7 +112,7 @@ def test_what_is_in_flight_ends_with_the_old_master(tmp_path: Path, start_method
         answer = waiting.result()
         assert answer is not None
         assert answer.status == 200
-        wait_until(lambda: not alive(daemon.pid), "the old master is gone")
+        wait_gone(daemon.pid)
         assert (tmp_path / "app.sock").stat().st_ino == file, "who goes leaves the file to who stays"
         with RawClient(str(tmp_path / "app.sock")) as client:
             assert client.get("/").status == 200
@@ -148,7 +152,7 @@ def test_nothing_is_left_open_from_upgrade_to_upgrade(tmp_path: Path) -> None:
             master = daemon.pid
             for _ in range(3):
                 old, master = master, upgrade(daemon, master)
-                wait_until(lambda gone=old: not alive(gone), "the old master is gone")
+                wait_gone(old)
                 (worker,) = children(master)
                 counts.append((descriptors(master), descriptors(worker)))
                 with RawClient(passed.getsockname()) as client:
@@ -168,7 +172,7 @@ def test_systemd_hears_who_the_main_process_is(tmp_path: Path, manager: Manager)
             (str(new), False),
             (str(new), True),
         ]
-        wait_until(lambda: not alive(daemon.pid), "the old master is gone")
+        wait_gone(daemon.pid)
         seen = len(manager.says("WATCHDOG"))
         manager.wait_for("WATCHDOG", seen + 2)
         assert manager.says("STOPPING") == []
@@ -201,7 +205,7 @@ def test_a_link_to_the_release_is_followed(tmp_path: Path) -> None:
         (tmp_path / "new").symlink_to("release2")
         (tmp_path / "new").replace(tmp_path / "current")
         upgrade(daemon, daemon.pid)
-        wait_until(lambda: not alive(daemon.pid), "the old master is gone")
+        wait_gone(daemon.pid)
         assert get(daemon).body == b"release 2"
 
 
@@ -273,6 +277,7 @@ def test_who_stops_the_old_one_meanwhile_stops_both(tmp_path: Path, number: sign
         new = int(daemon.wait_for_line(r"the new master is process (\d+)")[1])
         wait_until(lambda: children(new), "the new master has a child")
         daemon.signal(number)
+        (tmp_path / "go").touch()  # a child that still imports would be waited for
         assert daemon.wait_exit() == 0
         assert not alive(new), "the old one waits for the new one"
         daemon.wait_for_line("upgrade failed: ")
