@@ -67,7 +67,7 @@ from .slots import MAIN, PHASE_COUNT, inherited
 from .stacks import Held, Stacks, install
 from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
-from .wear import Wear
+from .wear import Wear, resident
 from .workforce import Workforce
 
 logger = logging.getLogger("serverd.worker")
@@ -136,7 +136,9 @@ def _introduce(spec: ChildSpec) -> None:
     setproctitle.setproctitle(
         f"{spec.config.process.title or 'serverd'}: worker {spec.index} g{spec.generation}"
     )
-    if sys.stderr is not None:
+    if spec.papers.words >= 0:
+        faulthandler.enable(spec.papers.words)  # the master reads it when this process has died
+    elif sys.stderr is not None:
         faulthandler.enable()
     if spec.papers.words >= 0:  # the master can ask for stacks from now on, whatever this thread does
         install(spec.papers.words)
@@ -320,7 +322,7 @@ class _Child:
             phases = [0] * PHASE_COUNT
             for conn in self._queue.connections():
                 phases[conn.phase] += 1
-            self._scores.count(self._workers.threads(), self._queue.pauses, phases)
+            self._scores.count(self._workers.threads(), self._queue.pauses, resident(os.getpid()), phases)
         self._scores.tell(due)
 
     def _order(self) -> Drain | Stop | None:

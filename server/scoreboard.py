@@ -161,6 +161,7 @@ class ChildView:
     due: float | None  # its main thread looks again by then; None: it has not begun to
     threads: int  # workers that serve (0 in ``mode: async``, and until it is ready)
     pauses: int  # how often accepting was paused
+    resident: int  # bytes of memory, as last looked at
     phases: tuple[int, ...]  # connections by phase (``server.connection.Phase``), as last counted
     slots: tuple[SlotView, ...]
     waiting: tuple[Waiting, ...]  # at most 64 of them; the slots have the numbers
@@ -185,7 +186,7 @@ class ChildView:
         return f"{name}-{slot.place}-{slot.number}"
 
 
-EMPTY: Final = ChildView(None, 0, 0, (0,) * layout.PHASE_COUNT, (), ())
+EMPTY: Final = ChildView(None, 0, 0, 0, (0,) * layout.PHASE_COUNT, (), ())
 
 
 def read_child(arena: Arena, region: Region) -> ChildView:
@@ -198,6 +199,7 @@ def read_child(arena: Arena, region: Region) -> ChildView:
         due=_time(_HEADER_TIMES.unpack_from(header)[0]),
         threads=numbers[layout.THREADS],
         pauses=numbers[layout.PAUSES],
+        resident=numbers[layout.RESIDENT],
         phases=numbers[layout.PHASES :],
         slots=tuple(_slot(rest, place, SLOTS_AT - HEADER + place * SLOT) for place in range(used)),
         waiting=tuple(_waiting(rest)),

@@ -70,7 +70,8 @@ DUE: Final = 0  # float: the child's main thread looks again by then; 0: it has 
 USED: Final = 1  # slots that were ever taken
 THREADS: Final = 2  # workers that serve now, stand-ins included
 PAUSES: Final = 3  # how often accepting was paused
-PHASES: Final = 4  # eight: connections by Phase, as last counted
+RESIDENT: Final = 4  # bytes of memory, as last looked at
+PHASES: Final = 5  # eight: connections by Phase, as last counted
 PHASE_COUNT: Final = 8
 
 # -- an entry of the table of waiting requests ------------------------------------------------------------------------
@@ -254,9 +255,10 @@ class Scores:
         """When the child's main thread looks again, at the latest."""
         self._times[DUE] = due
 
-    def count(self, threads: int, pauses: int, phases: list[int]) -> None:
-        """How many workers there are, pauses in accepting, and connections in each phase."""
+    def count(self, threads: int, pauses: int, resident: int, phases: list[int]) -> None:
+        """How many workers there are, pauses in accepting, bytes of memory, and connections in each phase."""
         self._numbers[THREADS] = threads
+        self._numbers[RESIDENT] = resident
         self._numbers[PAUSES] = pauses
         for phase, number in enumerate(phases):
             self._numbers[PHASES + phase] = number

@@ -18,6 +18,7 @@ from ..config import ServerConfig
 from ..config.compound import ThreadRange
 from ..server.facts import MOST_PAGE, write_page
 from ..server.scoreboard import NO_PAPERS, Arena, ChildView, Papers, Region, Totals, read_child
+from .flight_recorder import MOST_WORDS
 
 logger = logging.getLogger("serverd.master")
 
@@ -82,6 +83,15 @@ class Board:
             return read_child(self.arena, region)
         except OSError:
             return None
+
+    def last_words(self, papers: Papers) -> str:
+        """What the child has left, for whoever reads of its death."""
+        if papers.words < 0:
+            return ""
+        try:
+            return os.pread(papers.words, MOST_WORDS, 0).decode(errors="backslashreplace")
+        except OSError:
+            return ""
 
     def fold(self, papers: Papers) -> ChildView | None:
         """The child that had ``papers`` has ended: keep what it has counted, close what is ours; what it last wrote,

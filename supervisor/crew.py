@@ -36,7 +36,7 @@ from ..server.channel import (
     Stop,
     Worn,
 )
-from . import cgroup, policy, reports
+from . import cgroup, flight_recorder, policy, reports
 from .board import Board
 from .child_state import Event, IllegalTransition, State
 from .heirs import heirs_of, introduced
@@ -72,6 +72,7 @@ class Crew:
         self._selector = selector
         self._main = main
         self._said: set[tuple[int, str]] = set()
+        self._oom_kills = cgroup.oom_kills()
 
     def start(
         self,
@@ -295,7 +296,8 @@ class Crew:
         self._hang_up(child)  # still there if a process that the application has started holds the other end
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
-        self._board.fold(child.papers)
+        words = self._board.last_words(child.papers)
+        view = self._board.fold(child.papers)
         self.rounds.gone(child)
         explained = child.cannot_boot or child.killed_because != ""
         how = child.killed_because or reports.how_it_ended(status)
@@ -309,12 +311,20 @@ class Crew:
             case Departure.LEFT:
                 logger.info("%s was told to leave by somebody else, and did%s", who, wait)
             case Departure.CRASHED:
-                logger.error("%s %s%s%s", who, how, "" if explained else reports.crash_hint(status), wait)
+                logger.error("%s %s%s%s", who, how, "" if explained else self._crash_hint(status), wait)
             case Departure.CANNOT_BOOT:
                 if not explained and self._first_time(child.generation, f"died {how}"):
                     logger.error("%s %s while it booted", who, how)
                 if wait:
                     logger.warning("%s cannot boot%s", child.name, wait)
+        if code and not child.cannot_boot:
+            for line in flight_recorder.report(view, words, time.monotonic()):
+                logger.error("%s %s", who, line)
+
+    def _crash_hint(self, status: int) -> str:
+        before, after = self._oom_kills, cgroup.oom_kills()
+        self._oom_kills = after
+        return reports.crash_hint(status, None if before is None or after is None else after - before)
 
     def _wait(self, child: Child) -> str:
         """What will be done about the place that `child` has left, for a log line; empty when nothing will be."""

@@ -31,9 +31,14 @@ def how_it_ended(status: int) -> str:
     return f"was killed by {name}{' (core dumped)' if os.WCOREDUMP(status) else ''}"
 
 
-def crash_hint(status: int) -> str:
-    """What to look at when nobody here has killed it."""
+def crash_hint(status: int, oom_kills: int | None = None) -> str:
+    """Who has killed it, when nobody here has. oom_kills: how many in its control group the kernel has killed for want
+    of memory since the last time; None: nobody knows."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        if oom_kills:
+            return f" (by the kernel, for want of memory: oom_kill has grown by {oom_kills})"
+        if oom_kills == 0:
+            return " (by hand, as the kernel says that it has killed nothing here for want of memory)"
         return " (by hand, or by the kernel for want of memory: see dmesg)"
     return ""
 

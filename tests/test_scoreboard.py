@@ -193,10 +193,10 @@ def test_the_child_as_a_whole(arena: Arena) -> None:
     scores, region = child(arena)
     phases = [0] * layout.PHASE_COUNT
     phases[Phase.IDLE], phases[Phase.HANDSHAKE] = 5, 2
-    scores.count(threads=4, pauses=3, phases=phases)
+    scores.count(threads=4, pauses=3, resident=1 << 20, phases=phases)
     scores.tell(12.5)
     view = read_child(arena, region)
-    assert (view.threads, view.pauses, view.due) == (4, 3, 12.5)
+    assert (view.threads, view.pauses, view.resident, view.due) == (4, 3, 1 << 20, 12.5)
     assert (view.phases[Phase.IDLE], view.phases[Phase.HANDSHAKE]) == (5, 2)
 
 
@@ -207,7 +207,7 @@ def test_without_shared_memory_everything_goes_nowhere() -> None:
     slot.begin(request(), 1.0)
     slot.wait_no_more(slot.wait(request(), 1.0, layout.REQUEST), layout.REQUEST)
     slot.end(200, 1, 0.1)
-    scores.count(1, 0, [])
+    scores.count(1, 0, 0, [])
     scores.tell(1.0)
     scores.give_back(slot)
     nowhere().end(200, 1, 0.1)

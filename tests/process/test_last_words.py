@@ -1,0 +1,100 @@
+"""Children that die: the master says which requests they held, and what they have left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+
+from .test_hanging import asking, served_by_another
+
+APP = """
+import asyncio, ctypes, os, signal, threading
+
+together = threading.Barrier(2)
+
+def fall():
+    ctypes.string_at(0)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    path = scope["path"]
+    if path == "/together":
+        together.wait(60)
+        together.wait(60)
+    elif path in ("/fall", "/exit", "/kill"):
+        together.wait(60)
+        if path == "/fall":
+            fall()
+        if path == "/exit":
+            os._exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif path == "/wait":
+        await asyncio.sleep(60)
+    body = str(os.getpid()).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "how"),
+    [
+        ("/fall", r"was killed by SIGSEGV"),
+        ("/exit", r"exited with status 7"),
+        ("/kill", r"was killed by SIGKILL \(by hand, "),
+    ],
+)
+@pytest.mark.parametrize("preload", [False, True])
+def test_the_requests_that_a_dead_child_held_are_named(
+    tmp_path: Path, path: str, how: str, preload: bool
+) -> None:
+    config = {"workers": {"threads": 2, "preload": preload}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (victim,) = daemon.workers()
+        with asking(daemon, "/together?secret", path):
+            daemon.wait_for_line(rf" error .*worker 0 g1 \(pid {victim}\) {how}.*; a new one starts in")
+            held = rf"worker 0 g1 \(pid {victim}\) held 2 requests: "
+            daemon.wait_for_line(
+                rf" error .*{held}GET /\w+ \(\d\.\d s, thread \d+\); GET /\w+ \(\d\.\d s, thread \d+\)$"
+            )
+            daemon.wait_for_line(rf"{held}.*GET {path} ")
+            daemon.wait_for_line(rf"{held}.*GET /together ")
+            daemon.wait_for_line(
+                rf"worker 0 g1 \(pid {victim}\) had \d+ MiB of memory when it was last looked at"
+            )
+            if path == "/fall":
+                daemon.wait_for_line(r"left these last words:$")
+                daemon.wait_for_line(r"Fatal Python error: Segmentation fault")
+                daemon.wait_for_line(r'demo\.py", line \d+ in fall')
+        assert served_by_another(daemon, victim)
+        assert daemon.count("secret") == 0
+
+
+def test_requests_that_waited_in_a_loop_are_named_too(tmp_path: Path) -> None:
+    config = {"workers": {"mode": "async"}, "timeouts": {"request": "100ms"}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        (victim,) = daemon.workers()
+        with asking(daemon, "/wait"):
+            daemon.wait_for_line("GET /wait .* takes longer")  # so it is there
+            os.kill(victim, signal.SIGKILL)
+            daemon.wait_for_line(r"held 1 request: GET /wait \(\d\.\d s, waiting in an event loop\)")
+
+
+def test_a_child_that_leaves_in_good_order_has_no_last_words(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=APP) as daemon:
+        daemon.wait_ready()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait_exit() == 0
+        assert daemon.count("held|last words|of memory") == 0
