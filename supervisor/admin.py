@@ -18,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from ..config import ServerConfig
@@ -57,6 +58,9 @@ class Admin:
         self._started_at = -math.inf
         self._failures = 0
         self._failed_at = -math.inf
+        self._leaving: dict[
+            int, int
+        ] = {}  # process -> pidfd: those that were let go, and finish their answers
 
     def configure(self, config: ServerConfig, identity: Identity | None) -> None:
         """Be what `config` asks for from now on."""
@@ -64,7 +68,7 @@ class Admin:
         changed = before is not None and (_wish(before), self._identity) != (_wish(config), identity)
         self._identity = identity
         if changed:
-            self.stop()
+            self._let_go()
         self.keep()
 
     def keep(self) -> None:
@@ -76,6 +80,11 @@ class Admin:
     def begin(self) -> None:
         """Nobody else serves these sockets any more."""
         self._waits = False
+
+    def end(self) -> None:
+        """Somebody else does from now on."""
+        self._waits = True
+        self._let_go()
 
     def due(self) -> float:
         """When a process has to be started, in monotonic seconds; infinite when there is nothing to do."""
@@ -112,16 +121,20 @@ class Admin:
         self._selector.register(self._process.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._process.pidfd, selectors.EVENT_READ, self._on_exit)
 
-    def stop(self) -> None:
-        """End it, at once: it holds nothing that could be lost."""
-        if self._process is None:
-            return
-        os.kill(self._process.pid, signal.SIGKILL)
-        os.waitpid(self._process.pid, 0)
-        self._forget(self._process)
+    def close(self) -> None:
+        """The daemon ends: so does whatever is here, at once."""
+        self._waits = True
+        self._let_go()
+        for pid in list(self._leaving):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._left(pid)
 
     def bury(self, pid: int, status: int) -> bool:
         """`pid` was reaped by somebody else; True if it was ours."""
+        if pid in self._leaving:
+            self._left(pid)
+            return True
         if self._process is None or self._process.pid != pid:
             return False
         self._died(self._process, status)
@@ -133,6 +146,25 @@ class Admin:
         if self._process is not None:
             yield self._process.channel
             yield Descriptor(self._process.pidfd)
+        yield from map(Descriptor, self._leaving.values())
+
+    def _let_go(self) -> None:
+        """The end of its channel tells it to finish its answers and to exit."""
+        if self._process is None:
+            return
+        pid, pidfd = self._process.pid, self._process.pidfd
+        self._forget(self._process)
+        self._leaving[pid] = pidfd
+        self._selector.register(pidfd, selectors.EVENT_READ, partial(self._on_leave, pid))
+
+    def _on_leave(self, pid: int) -> None:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            self._left(pid)
+
+    def _left(self, pid: int) -> None:
+        pidfd = self._leaving.pop(pid)
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
 
     def _hear(self) -> None:
         """Answer its questions: that the loop comes to this is the answer."""
@@ -161,6 +193,7 @@ class Admin:
 
     def _died(self, process: Started, status: int) -> None:
         self._forget(process)
+        os.close(process.pidfd)
         self._count_failure(time.monotonic())
         how, wait = reports.how_it_ended(status), backoff(self._failures)
         logger.error("the admin process (pid %d) %s; it starts again in %.1f s", process.pid, how, wait)
@@ -170,7 +203,6 @@ class Admin:
             if self._selector.get_map().get(thing) is not None:
                 self._selector.unregister(thing)
         process.channel.close()
-        os.close(process.pidfd)
         self._process = None
 
     def _count_failure(self, now: float) -> None:

@@ -32,11 +32,12 @@ _LISTEN_FDS_START: Final = 3
 @dataclass(frozen=True, slots=True)
 class Heirloom:
     """An open listening socket from before: the address that it was made for, as text, its descriptor, and for a unix
-    socket the file that was made for it."""
+    socket the file that was made for it. `use`: whose it is, as two may have asked for the same address (port 0)."""
 
     address: str
     fd: int
     inode: Inode | None = None
+    use: str = ""
 
     @property
     def path(self) -> Path | None:
@@ -75,10 +76,13 @@ class Listeners:
     """The sockets that are open, by the address in the configuration that asked for them.
 
     `heirlooms` are taken by the addresses that they were made for, out of this list, which others may share; their
-    files are somebody else's until `own`.
+    files are somebody else's until `own`. `use` tells those for the application from others.
     """
 
-    def __init__(self, inherited: Inherited, heirlooms: list[Heirloom] | None = None) -> None:
+    def __init__(
+        self, inherited: Inherited, heirlooms: list[Heirloom] | None = None, use: str = ""
+    ) -> None:
+        self._use = use
         self._inherited = inherited
         self._heirlooms = [] if heirlooms is None else heirlooms
         self._open: dict[ListenAddress, tuple[Listener, ...]] = {}
@@ -110,9 +114,9 @@ class Listeners:
         self._open.update(opened)
         return _flat(opened)
 
-    def beside(self) -> Listeners:
+    def beside(self, use: str = "") -> Listeners:
         """Others, which take from the same sockets of before."""
-        return Listeners(self._inherited, self._heirlooms)
+        return Listeners(self._inherited, self._heirlooms, use)
 
     def sockets(self, addresses: Iterable[ListenAddress]) -> tuple[socket.socket, ...]:
         """The sockets for `addresses`, which are open."""
@@ -148,7 +152,7 @@ class Listeners:
     def heirlooms(self) -> list[Heirloom]:
         """What a successor needs to have the same sockets; those of systemd are in `passed`."""
         return [
-            Heirloom(str(address), listener.sock.fileno(), listener.inode)
+            Heirloom(str(address), listener.sock.fileno(), listener.inode, self._use)
             for address, found in self._open.items()
             for listener in found
             if not isinstance(address, SystemdAddress)
@@ -174,7 +178,8 @@ class Listeners:
 
     def _inherit(self, address: ListenAddress, backlog: int) -> tuple[Listener, ...]:
         """The sockets that were made for `address` before this process began; none if there are none."""
-        chosen = [heirloom for heirloom in self._heirlooms if heirloom.address == str(address)]
+        wanted = (str(address), self._use)
+        chosen = [heirloom for heirloom in self._heirlooms if (heirloom.address, heirloom.use) == wanted]
         if not chosen:
             return ()
         found = tuple(

@@ -38,7 +38,7 @@ class Outside:
 
     def __init__(self, listeners: Listeners, notifier: Notifier, heirlooms: list[Heirloom]) -> None:
         self.listeners = listeners
-        self.admin = listeners.beside()
+        self.admin = listeners.beside("admin")
         self.notifier = notifier
         self.heirlooms = heirlooms
         self.pidfile: Pidfile | None = None

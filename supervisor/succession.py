@@ -87,9 +87,8 @@ class Estate:
 
 def _heirloom(raw: dict[str, Any]) -> Heirloom:
     inode = raw["inode"]
-    return Heirloom(
-        str(raw["address"]), int(raw["fd"]), None if inode is None else (int(inode[0]), int(inode[1]))
-    )
+    found = None if inode is None else (int(inode[0]), int(inode[1]))
+    return Heirloom(str(raw["address"]), int(raw["fd"]), found, str(raw.get("use", "")))
 
 
 class Predecessor:

@@ -1,8 +1,9 @@
 """The life of the admin process: serve ``AdminApp`` with the engine of the children, until the master is gone.
 
 Promises: nothing wakes this process while nobody asks; it holds its own listening sockets, the shared memory and its
-channel, and nothing else of the master's; it ends when the master does, and not before the master says so, so that
-probes hear of a stop. Refuses: the application, access logs, and requests with bodies of any size worth the name.
+channel, and nothing else of the master's; it ends when the master does, or lets it go, with its answers finished, and
+by no signal but SIGKILL, so that probes hear of a stop. Refuses: the application, access logs, and requests with
+bodies of any size worth the name.
 
 Threads: ``main`` runs in the main thread, which counts the deadlines of connections and listens to the channel; the
 requests are served in the event loop's thread.
@@ -25,6 +26,7 @@ import setproctitle
 from ...config import LimitsConfig, LoggingConfig, ServerConfig, TimeoutsConfig, WorkersConfig
 from ...config.logs import setup_logging
 from ..async_pool import AsyncPool
+from ..conn_queue import SETTLED
 from ..connection import Address, Connection, Server
 from ..farewell import Refuser
 from ..loop_queue import LoopQueue
@@ -41,6 +43,8 @@ _TIMEOUTS: Final = TimeoutsConfig(head=5.0, body=5.0, keep_alive=90.0, write=10.
 _LIMITS: Final = LimitsConfig(connections=512, body=64 * 1024, head=16 * 1024)
 _WORKERS: Final = WorkersConfig(mode="async", loop="asyncio")
 _LONGEST: Final = 86400.0
+# For answers that are under way when the master lets this process go; none of them takes a tenth of it.
+_LEAVING: Final = 0.5
 
 
 def main(fd: int, text: str) -> NoReturn:
@@ -96,7 +100,17 @@ class _Plane:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(fd)
                 elif not self._hear():
+                    self._leave()
                     return
+
+    def _leave(self) -> None:
+        """Finish the answers that are under way. What waits in the backlog is for whoever has the socket next."""
+        self._queue.stop_accepting(take_backlog=False)
+        self._pool.drain()
+        deadline = time.monotonic() + _LEAVING
+        while self._queue.open and time.monotonic() < deadline:
+            self._queue.close_idle()
+            time.sleep(SETTLED / 5)
 
     def _connection(
         self, number: int, family: int, fd: int, peer: Address | None, local: Server | None, now: float
