@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_until
 
 from .test_hanging import asking, served_by_another
 
@@ -38,6 +41,8 @@ async def app(scope, receive, send):
         if path == "/exit":
             os._exit(7)
         os.kill(os.getpid(), signal.SIGKILL)
+    elif path == "/eat":
+        len(b"x" * (400 << 20))
     elif path == "/wait":
         await asyncio.sleep(60)
     body = str(os.getpid()).encode()
@@ -90,6 +95,41 @@ def test_requests_that_waited_in_a_loop_are_named_too(tmp_path: Path) -> None:
             daemon.wait_for_line("GET /wait .* takes longer")  # so it is there
             os.kill(victim, signal.SIGKILL)
             daemon.wait_for_line(r"held 1 request: GET /wait \(\d\.\d s, waiting in an event loop\)")
+
+
+@contextmanager
+def small_memory(size: int) -> Iterator[Path]:
+    """A control group (v1, as root) in which processes have so many bytes together."""
+    groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    ours = next((path for _, controllers, path in groups if controllers == "memory"), None)
+    folder = Path(f"/sys/fs/cgroup/memory{ours}/serverd-test-{os.getpid()}")
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(str(size))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        yield folder
+    finally:
+        wait_until(lambda: not (folder / "cgroup.procs").read_text(), "the control group is empty")
+        folder.rmdir()
+
+
+def test_the_kernels_kill_for_want_of_memory_is_called_by_its_name(tmp_path: Path) -> None:
+    with small_memory(150 << 20) as group:
+        config = str(tmp_path / "server.yaml")
+        script = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+        argv = ["sh", "-c", script, "sh", sys.executable, "-m", "serverd", "-c", config]
+        with Daemon(tmp_path, app=APP, argv=argv) as daemon:
+            daemon.wait_ready()
+            (victim,) = daemon.workers()
+            with asking(daemon, "/eat"):
+                daemon.wait_for_line(
+                    rf"pid {victim}\) was killed by SIGKILL "
+                    r"\(by the kernel, for want of memory: oom_kill has grown by 1\)"
+                )
+                daemon.wait_for_line(r"held 1 request: GET /eat ")
+            assert served_by_another(daemon, victim)
 
 
 def test_a_child_that_leaves_in_good_order_has_no_last_words(tmp_path: Path) -> None:
