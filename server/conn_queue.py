@@ -51,7 +51,7 @@ class Departing(Protocol):
 
 # So many connections are accepted at a time while the child is congested. A listener has one place among all that is
 # ready: with one connection for each of its turns, new clients waited for seconds where others waited for 0.3 s.
-MANY: Final = 64
+MANY: Final = 256
 
 # (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
 MakeConnection = Callable[[int, int, int, Address | None, Server | None, float], Connection]

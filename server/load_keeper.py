@@ -3,8 +3,11 @@ opens and closes.
 
 How the wait is measured: epoll gives out what is ready first in, first out. So while something waits there, a probe (an
 eventfd that is always readable, armed ONESHOT) is put behind it, and the time until a worker takes the probe is how
-long requests wait now. A request costs nothing for that. While the probe says that no thread is idle, the workers
-ask the kernel how long each request has waited (``shedding``).
+long requests wait now. A request costs nothing for that. While the probe waits for a good part of
+``limits.queue_wait``, the workers ask the kernel how long each request has waited (``shedding``).
+
+New connections are one thing that is ready, the listener, however many they are, and the probe would say nothing of
+them. So while no thread is idle, or something waits at every look, the queue takes all of the backlog at a time.
 
 Promises: nothing is looked at while the child is quiet: the first request wakes the main thread, which then looks every
 ``TICK`` until nothing has come for two of them. Refuses: to decide; ``elastic.decide`` and ``shedding.judge`` do.
@@ -37,6 +40,11 @@ TICK: Final = 0.05
 AT_ONCE: Final = 0.002
 # So many looks with nothing new, and the main thread sleeps until the next request.
 _QUIET: Final = 2
+# Where something waits at so many looks in a row, a backlog may stand behind the listener. Half of all looks find
+# something when the threads are busy for three quarters of their time.
+_ALWAYS: Final = 4
+# The workers ask the kernel when the probe waits for so much of the limit; it costs 2 µs for each request.
+_CLOSE: Final = 0.25
 # A child that has refused nothing for so long is overloaded no more.
 _OVER: Final = 5.0
 # How long to go without trying again when the machine has no thread left.
@@ -55,6 +63,7 @@ class Probe:
         self._look.register(queue.fileno(), select.POLLIN)
         self._sent = 0.0  # 0: it is not in the queue
         self._waited = 0.0  # the last time
+        self.looks = 0  # how many in a row have found something that waits
         queue.add_errand(self._fd, self._probed)
 
     @property
@@ -68,9 +77,14 @@ class Probe:
 
     def look(self, now: float) -> float:
         """How long requests wait now; send the probe if something does and it is not there yet."""
-        if not self._sent and self.something_waits():
+        if self._sent:
+            self.looks += 1
+        elif self.something_waits():
+            self.looks += 1
             self._sent = now
             self._queue.arm_errand(self._fd)
+        else:
+            self.looks = 0
         return self.delay(now)
 
     def delay(self, now: float) -> float:
@@ -110,8 +124,6 @@ class LoadKeeper:
         self._least, self._most = config.workers.thread_bounds()
         if config.workers.mode == "async":
             self._most = self._least  # there are none
-        # Whether anything is done about what requests have waited for; the queue as a whole is looked at in any case.
-        self._measures = self._limit > 0 or self._least < self._most
         self._probe = Probe(queue)
         self._meter = CpuMeter()
         self._gate = Gate(self._limit, queue.notice, self._probe.delay)
@@ -144,11 +156,12 @@ class LoadKeeper:
         seen = gate.collect()
         wait = max(self._probe.look(now), seen.least or 0.0)
         congested = wait > AT_ONCE
-        if congested != self._queue.congested:
-            self._queue.congested = congested
-            gate.congested = congested and self._measures
-            self._workers.alert(gate.congested)
-            if not congested:
+        self._queue.congested = congested or self._probe.looks >= _ALWAYS
+        measures = 0 < self._limit * _CLOSE < wait
+        if measures != gate.measures:
+            gate.measures = measures
+            self._workers.alert(measures)
+            if not measures:
                 gate.calm()
         if congested:
             self._calm_since = now
@@ -157,7 +170,9 @@ class LoadKeeper:
             self._fit(wait, now)
         requests = self._workers.requests()
         moved, self._requests = requests - self._requests, requests
-        if moved > seen.measured:  # these were not asked: a thread was idle, or nobody wants to know so exactly
+        if (
+            moved > seen.measured
+        ):  # these were not asked: a thread was idle, or nobody wants to know so exactly
             self._slot.waited(wait, moved - seen.measured)
         self._quiet = 0 if congested or moved or self._probe.is_sent else self._quiet + 1
         self._due = now + TICK
@@ -240,5 +255,5 @@ class LoadKeeper:
         self._sleeping = False
         self._quiet = 0
         self._gate.asleep = False
-        self._workers.alert(self._gate.congested)
+        self._workers.alert(self._gate.measures)
         self._poll.modify(self._queue.fileno(), 0)

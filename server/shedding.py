@@ -13,7 +13,7 @@ Connections that are new and connections that were parked are two queues: a list
 list however many wait behind it, so new ones may wait for seconds while the others wait for milliseconds.
 
 Threads: ``asks`` is called by any worker, ``collect`` and ``calm`` by the child's main thread; a lock stands between
-them. ``asleep`` and ``congested`` are attributes that the main thread writes; workers clear ``asleep``.
+them. ``asleep`` and ``measures`` are attributes that the main thread writes; workers clear ``asleep``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Gate:
 
     def __init__(self, limit: float, notice: Callable[[], None], delay: Callable[[float], float]) -> None:
         self.asleep = False  # the main thread wants to be woken by the next request
-        self.congested = False  # no thread was idle of late: waits are measured
+        self.measures = False  # requests may have waited too long: it is measured
         self._limit = limit or _NEVER
         self._notice = notice
         self._delay = delay
@@ -105,7 +105,7 @@ class Gate:
         if self.asleep:
             self.asleep = False
             self._notice()
-        if not self.congested:
+        if not self.measures:
             return None, False
         now = monotonic()
         wait = kernel_wait(conn) if conn.peer is not None else None
@@ -131,6 +131,6 @@ class Gate:
         return seen
 
     def calm(self) -> None:
-        """A thread was idle: whatever stood in the queue is gone."""
+        """Requests wait no more, or hardly."""
         with self._lock:
             self._queues = [Standing(), Standing()]

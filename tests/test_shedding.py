@@ -110,7 +110,7 @@ def test_new_connections_and_parked_ones_are_two_queues() -> None:
     new.numbers[REQUESTS], parked.numbers[REQUESTS] = 1, 2
     new.numbers[SINCE] = parked.numbers[SINCE] = time.monotonic() - 10
     assert gate.asks(new) == (None, False)
-    gate.congested = True
+    gate.measures = True
     end = time.monotonic() + 2 * INTERVAL
     while time.monotonic() < end:
         delay = 0.0
@@ -124,7 +124,9 @@ def test_new_connections_and_parked_ones_are_two_queues() -> None:
     assert gate.collect().least is None
     gate.calm()
     assert gate.asks(new) == (0.5, False)
-    new.numbers[SINCE] = time.monotonic() - 0.1  # parked after the probe was sent, and it waits no longer than that
+    new.numbers[SINCE] = (
+        time.monotonic() - 0.1
+    )  # parked after the probe was sent, and it waits no longer than that
     assert 0.1 <= (gate.asks(new)[0] or 0) < 0.5
     assert not woken
     gate.asleep = True
@@ -141,7 +143,7 @@ def test_epoll_gives_first_what_was_ready_first() -> None:
     taken: list[int] = []
     probes = [os.eventfd(1) for _ in range(3)]
     for number, fd in enumerate(probes):
-        queue.add_errand(fd, lambda number=number: bool(taken.append(number)))  # type: ignore[misc]
+        queue.add_errand(fd, lambda number=number: bool(taken.append(number)))  # type: ignore[misc, func-returns-value]
     ends = [os.eventfd(0) for _ in range(40)]
     epoll = queue._epoll
     for fd in ends:
