@@ -55,6 +55,9 @@ def gather(
         "booting": roster.booting.number if roster.booting is not None else None,
         "listeners": listeners,
         "children": [_child(child) for child in roster.children],
+        "templates": [
+            {"name": item.name, "pid": item.pid, "state": item.phase.value} for item in roster.templates
+        ],
         "reloads": {"succeeded": succeeded, "failed": failed},
         "last_reload": None if last is None else {"ok": last[0], "reason": last[1], "at": last[2]},
         "restarts": {**dict.fromkeys(_REASONS, 0), **roster.restarts},

@@ -44,6 +44,8 @@ def head(status: Status) -> Iterator[str]:
         yield f"children replaced: {restarts}"
     if status.get("lost_threads"):
         yield f"threads that never came back: {status['lost_threads']}"
+    if template := status.get("resident", {}).get("template"):
+        yield f"children are forked from a template of {memory(template)}"
     yield f"requests: {_requests(status.get('totals', {}))}"
 
 

@@ -72,8 +72,14 @@ def snapshot(
         last_reload=None if last is None else Reload(bool(last["ok"]), str(last["reason"]), last["at"]),
         restarts=dict(facts.get("restarts", {})),
         lost_threads=int(facts.get("lost_threads", 0)),
-        resident={"master": resident(pid), "admin": resident(os.getpid())},
+        resident={"master": resident(pid), "admin": resident(os.getpid()), **_templates(facts)},
     )
+
+
+def _templates(facts: Mapping[str, Any]) -> dict[str, int]:
+    """The memory of the processes from which children are forked, if there are any."""
+    found = facts.get("templates", ())
+    return {"template": sum(resident(item["pid"]) for item in found)} if found else {}
 
 
 def _child(facts: Mapping[str, Any], view: ChildView | None) -> Child:
