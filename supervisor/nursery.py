@@ -166,26 +166,11 @@ class Nursery:
             asked.failed(str(message.error))
             return
         try:
-            pidfd = self._claim(message.pid, since)
+            pidfd = claim(message.pid, since)
         except OSError as error:
             asked.failed(error.strerror or str(error))
         else:
             asked.born(message.pid, pidfd)
-
-    def _claim(self, pid: object, since: float) -> int:
-        """A pidfd of the process that a template says it has forked at `since`. Raises OSError unless the kernel says
-        that it is ours to wait for, and new: nobody else here waits for it."""
-        if not isinstance(pid, int) or not 0 < pid <= _LARGEST_PID:
-            raise OSError(errno.EPROTO, f"its template names the process {str(pid)[:20]!r}")
-        pidfd = os.pidfd_open(pid)
-        try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if _started_at(pid) < since - _TICK:
-                raise OSError(errno.EPROTO, f"its template names the process {pid}, which is older")
-        except OSError:
-            os.close(pidfd)
-            raise
-        return pidfd
 
     def _on_exit(self, template: Template) -> None:
         pid, status = os.waitpid(template.pid, os.WNOHANG)
@@ -218,6 +203,24 @@ class Nursery:
         else:
             hint = reports.crash_hint(status)
             logger.error("%s (pid %d) %s%s%s", template.name, template.pid, how, hint, wait)
+
+
+def claim(pid: object, since: float) -> int:
+    """A pidfd of the process that a template says it has forked after `since` (monotonic seconds).
+
+    Raises OSError unless the kernel says that it is ours to wait for, and new: nobody else here waits for it.
+    """
+    if not isinstance(pid, int) or not 0 < pid <= _LARGEST_PID:
+        raise OSError(errno.EPROTO, f"its template names the process {str(pid)[:20]!r}")
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if _started_at(pid) < since - _TICK:
+            raise OSError(errno.EPROTO, f"its template names the process {pid}, which is older")
+    except OSError:
+        os.close(pidfd)
+        raise
+    return pidfd
 
 
 def _started_at(pid: int) -> float:

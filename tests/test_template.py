@@ -3,7 +3,9 @@
 import os
 import random
 import socket
+import subprocess
 import threading
+import time
 from dataclasses import replace
 from typing import override
 
@@ -16,6 +18,7 @@ from serverd.server.channel import Channel, ChannelError, Fork, Stop
 from serverd.supervisor import policy
 from serverd.supervisor.child_state import Event as ChildEvent
 from serverd.supervisor.child_state import IllegalTransition, State
+from serverd.supervisor.nursery import claim
 from serverd.supervisor.policy import Action
 from serverd.supervisor.roster import BootFailure, Child, Shutdown, Urgency
 from serverd.supervisor.template import Event, OutOfTurn, Phase, Template, next_phase
@@ -315,6 +318,32 @@ def _something_happens(world: Hatchery, chance: random.Random) -> None:
                     world.exits(child, chance.choice([0, 1, -9]))
     except OutOfTurn, IllegalTransition, AssertionError, ValueError:
         pass
+
+
+# What a template says
+
+
+def test_a_process_that_a_template_names_has_to_be_ours_and_new() -> None:
+    since = time.monotonic()
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        pidfd = claim(child.pid, since)
+        assert os.readlink(f"/proc/self/fd/{pidfd}").startswith("anon_inode:")
+        os.close(pidfd)
+        held = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match=f"names the process {child.pid}, which is older"):
+            claim(child.pid, since + 60.0)
+        with pytest.raises(ChildProcessError):
+            claim(os.getppid(), since)
+        for nonsense in (0, -1, 2**70, "5", None, 1.0):
+            with pytest.raises(OSError, match="names the process"):
+                claim(nonsense, since)
+        assert len(os.listdir("/proc/self/fd")) == held
+    finally:
+        child.kill()
+        child.wait()
+    with pytest.raises(ProcessLookupError):
+        claim(child.pid, since)
 
 
 # The body
