@@ -83,7 +83,7 @@ def _ask_and_wait(places: list[Path], do: str, *, wait: bool) -> int:
     with remote.connect(places) as connection:
         for answer in connection.ask(do, patience=None, wait=wait):
             if "line" in answer:
-                _print(answer["line"])
+                _print(escape_text(answer["line"]))
     return 0
 
 
@@ -179,5 +179,5 @@ def _print(text: str) -> None:
 
 
 def _fail(name: str, problem: str, status: int) -> int:
-    sys.stderr.write(f"serverd {name}: {problem}\n")
+    sys.stderr.write(f"serverd {name}: {escape_text(problem)}\n")
     return status

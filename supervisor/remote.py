@@ -34,11 +34,10 @@ class RemoteError(Exception):
 def places(config: ServerConfig, environ: Mapping[str, str]) -> list[Path]:
     """Where a daemon with this configuration may have its socket; empty if it has none.
 
-    It has it in one place, and knows better which: see `control.paths`.
+    It has it in one place, and knows better which (see `control.paths`): the file may have changed since it was read.
     """
-    if config.control is not None:
-        return [config.control]
-    return [] if config.source is None else places_of_file(config.source, environ)
+    named = [] if config.control is None else [config.control]
+    return named if config.source is None else [*named, *places_of_file(config.source, environ)]
 
 
 def places_of_file(source: Path, environ: Mapping[str, str]) -> list[Path]:
@@ -152,8 +151,7 @@ def connect(paths: list[Path]) -> Connection:
         raise RemoteError(f"permission denied at {refused.filename}; {remedy}")
     if refused is not None:
         raise RemoteError(f"cannot connect to {refused.filename}: {refused.strerror or refused}")
-    where = " or ".join(map(str, paths))
-    raise RemoteError(f"nobody listens at {where}; is serverd running? (--control PATH names another socket)")
+    raise RemoteError(f"nobody listens at {paths[0]}; is serverd running? (--control PATH names another socket)")
 
 
 def ask_once(paths: list[Path], do: str, **fields: bool | int) -> dict[str, Any]:
