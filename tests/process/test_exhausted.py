@@ -63,9 +63,12 @@ def test_a_master_without_descriptors_serves_on_and_recovers(tmp_path: Path) -> 
         )
         assert get(daemon).body.split()[1] == str(second).encode(), "the other one serves"
         daemon.signal(signal.SIGHUP)
-        daemon.wait_for_line("reload: SIGHUP")
+        daemon.wait_for_line("Too many open files")
+        daemon.wait_for_line("reload failed: still serving generation 1")
         assert get(daemon).status == 200
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        daemon.wait_for_line(r" info .* worker \d g1 \(pid \d+\) is ready")
+        daemon.signal(signal.SIGHUP)
         daemon.wait_for_line("generation 2 ready")
         assert get(daemon).status == 200
         daemon.signal(signal.SIGTERM)
