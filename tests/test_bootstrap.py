@@ -432,5 +432,5 @@ def test_make_help_names_every_command() -> None:
         check=True,
         env=os.environ | {"MAKEFLAGS": ""},
     )
-    for target in ("help", "run", "test", "lint", "format", "bench", "clean"):
+    for target in ("help", "run", "test", "lint", "format", "bench", "soak", "autobahn", "scan", "clean"):
         assert f"make {target} " in made.stdout
