@@ -22,7 +22,7 @@ from .snapshot import Snapshot
 PERIOD: Final = 1.0
 INTEREST: Final = 65.0
 # A snapshot so young is as good as a new one. Reading one of 64 threads takes about half a millisecond.
-FRESH: Final = 0.02
+FRESH: Final = 0.01
 
 type Read = Callable[[], Snapshot | None]
 
