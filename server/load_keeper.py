@@ -199,7 +199,7 @@ class LoadKeeper:
             elif came:
                 logger.info("%d threads, %d more: requests waited %.0f ms", threads + came, came, wait * 1000)
         elif change < 0:
-            workers.shrink(-change)
+            workers.shrink(threads + change)
             logger.info(
                 "%d threads, %d fewer: no more than %d were busy", threads + change, -change, self._busiest
             )

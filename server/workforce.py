@@ -68,9 +68,9 @@ class Workforce:
         self._draining = False
         self._gate: Gate | None = None
         self._alert = False
-        # Taken by a worker that is idle, which then leaves if there are too many: see `shrink`.
-        self._surplus = 0
+        # Taken by a worker that is idle, which then leaves if there are more than are wanted: see `shrink`.
         self._farewell = -1
+        self._wanted = config.workers.thread_bounds()[1]
         self._requests_of_ended = 0
         self._logs_of_ended: list[WorkerLog | None] = []
 
@@ -174,8 +174,12 @@ class Workforce:
         stand-in, are not counted."""
         with self._changing:
             self._forget_ended()
-            serving = [worker for worker in self._workers if not worker.retired]
+            serving = self._serving()
         return sum(worker.is_busy() for worker in serving), len(serving)
+
+    def _serving(self) -> list[SyncWorker]:
+        """Those that take requests. The caller holds the lock."""
+        return [worker for worker in self._workers if not worker.retired and worker not in self._held]
 
     def any_idle(self) -> bool:
         """Whether somebody is sure to take the next request at once."""
@@ -195,7 +199,7 @@ class Workforce:
     def grow(self, number: int) -> int:
         """Start so many workers more; how many of them serve now."""
         with self._changing:
-            self._surplus = 0
+            self._wanted = len(self._serving()) + number
             came: list[SyncWorker] = []
             used = {worker.worker_id for worker in self._workers}
             free = (place for place in count() if place not in used)
@@ -208,20 +212,21 @@ class Workforce:
                 self._serves(worker)
         return sum(worker.failure is None for worker in came)
 
-    def shrink(self, number: int) -> None:
-        """Have so many workers leave, each when it is idle. Whoever takes the event passes it on to the next."""
+    def shrink(self, wanted: int) -> None:
+        """Have workers leave until there are ``wanted``, each when it is idle. Whoever takes the event passes it on to
+        the next."""
         with self._changing:
-            self._surplus = number
+            self._wanted = wanted
         self._queue.arm_errand(self._farewell)
 
     def _dismiss(self, worker: SyncWorker) -> bool:
         """Whether ``worker``, which has nothing to do, may end."""
         with self._changing:
-            if self._surplus <= 0:
+            surplus = len(self._serving()) - self._wanted
+            if surplus <= 0:
                 return False
-            self._surplus -= 1
             worker.retired = True
-            if self._surplus:
+            if surplus > 1:
                 self._queue.arm_errand(self._farewell)
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
@@ -21,6 +22,7 @@ from serverd.server.load_keeper import TICK, LoadKeeper
 from serverd.server.slots import WAITS, nowhere
 from serverd.server.workforce import Workforce
 
+from .support.apps import reply
 from .support.client import RawClient
 from .support.daemon import wait_until
 
@@ -191,3 +193,85 @@ def test_all_of_the_backlog_is_taken_while_no_thread_is_idle() -> None:
         assert fourth is not None
         assert fourth.peer == clients[4].getsockname()
         queue.release()
+
+
+def test_no_request_is_lost_while_threads_come_and_go() -> None:
+    with child(ThreadRange(1, 8)) as made:
+        over = threading.Event()
+        answered: list[int] = []
+        failures: list[Exception] = []
+
+        def load() -> None:
+            try:
+                with RawClient(made.address) as client:
+                    while not over.is_set():
+                        answered.append(client.get().status)
+            except Exception as exc:  # noqa: BLE001 - the test looks at it
+                failures.append(exc)
+
+        clients = [threading.Thread(target=load) for _ in range(6)]
+        for client in clients:
+            client.start()
+        changes = 0
+        end = time.monotonic() + 15
+        while changes < 5 and time.monotonic() < end:
+            if made.threads() == 1:
+                assert made.force.grow(7) == 7
+                changes += 1
+            else:
+                made.force.shrink(1)
+            threading.Event().wait(0.005)
+        over.set()
+        for client in clients:
+            client.join(10)
+        assert not failures
+        assert set(answered) == {200}
+        assert made.force.requests() == len(answered)
+        assert changes == 5
+        assert len(answered) > 100
+
+
+def test_a_thread_with_a_task_in_its_loop_stays_until_that_has_ended() -> None:
+    ended: list[str] = []
+    go_on: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def later(event: asyncio.Event) -> None:
+        try:
+            await event.wait()
+            ended.append("done")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        go_on.append((asyncio.get_running_loop(), asyncio.Event()))
+        tasks.append(asyncio.create_task(later(go_on[0][1])))
+        await reply(send, b"ok")
+
+    queue = ConnectionQueue()
+    config = ServerConfig(app="test:app", workers=WorkersConfig(threads=ThreadRange(1, 4)))
+    pool = AsyncPool()
+    pool.start()
+    loaded = LoadedApp("test:app", "asgi", app, None, None)
+    force = Workforce(config, loaded, queue, pool, None, lambda: None)
+    force.start()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        queue.add_listener(listener.dup())
+        with RawClient(listener.getsockname()) as client:
+            assert client.get().status == 200
+            assert force.grow(3) == 3
+            for _ in range(5):  # the one with the task may take the event that is meant for the others
+                force.shrink(1)
+                threading.Event().wait(0.02)
+            force.shrink(1)
+            wait_until(lambda: force.busy()[1] < 4)
+            assert force.left_behind() == 1
+            assert not ended
+            loop, event = go_on[0]
+            loop.call_soon_threadsafe(event.set)
+            wait_until(lambda: ended == ["done"])
+    queue.wake()
+    force.leave(10)
+    assert pool.stop()
+    queue.release()
