@@ -18,6 +18,7 @@ from .conn_queue import ConnectionQueue
 
 # The status line is all that is looked at; the rest is read and thrown away.
 _STATUS_LINE: Final = 64
+_FIELDS: Final = "Host: localhost\r\nUser-Agent: serverd-warmup\r\nConnection: close\r\n"
 _READ: Final = 65536
 
 
@@ -39,9 +40,7 @@ def _request(queue: ConnectionQueue, path: str, deadline: float) -> int:
     with ours:
         queue.adopt_plain(theirs)
         ours.setblocking(False)
-        ours.send(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: serverd-warmup\r\nConnection: close\r\n\r\n".encode()
-        )
+        ours.send(f"GET {path} HTTP/1.1\r\n{_FIELDS}\r\n".encode())
         head = b""
         while data := _read(ours, path, deadline):
             if len(head) < _STATUS_LINE:

@@ -20,7 +20,7 @@ from serverd.supervisor.policy import (
     SayClose,
     StartChild,
 )
-from serverd.supervisor.roster import BootFailure, Departure, Shutdown, Urgency
+from serverd.supervisor.roster import BootFailure, Child, Departure, Shutdown, Urgency
 from tests.support.world import World, configuration
 
 
@@ -202,7 +202,7 @@ def test_worn_children_are_replaced_one_after_the_other() -> None:
     for index in (2, 0, 1):
         world.roster.wear_out(world.child(index), "max_lifetime", world.now + index)
     world.pass_time(5.0)
-    order = []
+    order: list[Child] = []
     while len(order) < 3:
         (renewal,) = [action for action in world.actions(Renew) if action.child not in order]
         order.append(renewal.child)

@@ -58,11 +58,8 @@ class World:
         match action:
             case policy.StartChild() | policy.Renew():
                 self._begin_child(action)
-            case policy.Judge(generation, _, end):
-                generation.looked_at = self.now
-                generation.on_trial = self.now < end
-            case policy.SayClose() | policy.EndLameDuck():
-                self._lame_duck(action)
+            case policy.SayClose() | policy.EndLameDuck() | policy.Judge():
+                self._go_on(action)
             case policy.AskToDrain(child, _, final, _, patience):
                 self.roster.drain_sent(child, self.now, final=final, patience=patience)
             case policy.AskToStop(child, _):
@@ -81,8 +78,11 @@ class World:
             case policy.Quit(status):
                 self.quit = status
 
-    def _lame_duck(self, action: policy.SayClose | policy.EndLameDuck) -> None:
+    def _go_on(self, action: policy.SayClose | policy.EndLameDuck | policy.Judge) -> None:
         match action:
+            case policy.Judge(generation, _, end):
+                generation.looked_at = self.now
+                generation.on_trial = self.now < end
             case policy.SayClose(child):
                 child.lame = True
             case policy.EndLameDuck():
