@@ -84,7 +84,7 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
         daemon.kill()
     lost = [failure for failure in totals.failures if not _excused(failure, killed)]
     print(
-        f"\n{totals.answered} requests of {options.clients} clients in {seconds:.0f} s, on {totals.connections} connections"
+        f"\n{totals.answered} requests in {seconds:.0f} s, {options.clients} clients, {totals.connections} connections"
     )
     for event, times in took.items():
         if times:

@@ -43,7 +43,8 @@ timeouts:
   {boot: 90s, head: 5s, body: 1m, keep_alive: 1500ms, write: 30, request: 0, stuck: 0, lame_duck: 0, graceful: 1m30s}
 limits: {line: 4KiB, head: 16KiB, headers: 50, body: 1GB, buffered_body: 64KiB, connections: 500, backlog: 128}
 reload:
-  {enabled: true, dirs: [code, .], include: ["*.py", "*.html"], exclude: "test_*", debounce: 50ms, canary: 0, warmup: []}
+  {enabled: true, dirs: [code, .], include: ["*.py", "*.html"], exclude: "test_*", debounce: 50ms, canary: 0,
+   warmup: []}
 tls:
 proxy: {trusted: 127.0.0.1, protocol: false}
 logging: {level: debug, format: text, access: off}

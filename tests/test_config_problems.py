@@ -82,8 +82,8 @@ VALUES = [
     ("workers: {mode: threads}", '1:17: workers.mode: expected sync or async, got "threads"'),
     ("workers: {start_method: exec}", '1:25: workers.start_method: expected fork or spawn, got "exec"'),
     ("workers: {start_method: spawn, preload: true}",
-     "1:41: workers.preload: needs start_method: fork, as fresh interpreters share no import; leave one of the two "
-     "out"),
+     ("1:41: workers.preload: needs start_method: fork, as fresh interpreters share no import; leave one of the two "
+      "out")),
     ("workers: {async_paths: ws}", '1:24: workers.async_paths: expected a path that begins with /, got "ws"'),
     ("workers: {root_path: api/}", '1:22: workers.root_path: expected a path such as /api (or nothing), got "api/"'),
     ("logging: {level: loud}",
