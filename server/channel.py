@@ -229,16 +229,9 @@ class Channel:
     def recv_with(self, most: int) -> tuple[Message | None, list[int]]:
         """As ``recv``, with up to ``most`` descriptors that came along, close-on-exec; they are the caller's now."""
         try:
-            # Not socket.recv_fds: in Python 3.14 it forgets its flags, and a descriptor that could be inherited for a
-            # moment would go to a process that another thread starts then.
-            room = socket.CMSG_LEN(most * _INT.itemsize)
-            packet, extras, _, _ = self.sock.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+            packet, descriptors = receive(self.sock, MAX_MESSAGE, most)
         except ConnectionResetError:
             return None, []
-        descriptors: list[int] = []
-        for level, kind, data in extras:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors += array("i", data[: len(data) - len(data) % _INT.itemsize])
         try:
             return (decode(packet) if packet else None), descriptors
         except ChannelError:
@@ -253,6 +246,21 @@ class Channel:
     def close(self) -> None:
         """Close this end; the other sees it."""
         self.sock.close()
+
+
+def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """One packet of up to ``size`` bytes, and up to ``most`` descriptors that came along. Raises OSError.
+
+    Not ``socket.recv_fds``: in Python 3.14 it forgets its flags, and a descriptor that is not close-on-exec from the
+    first moment is inherited by a program that another thread, or the application later, starts.
+    """
+    room = socket.CMSG_LEN(most * _INT.itemsize)
+    packet, extras, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors: list[int] = []
+    for level, kind, data in extras:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += array("i", data[: len(data) - len(data) % _INT.itemsize])
+    return packet, descriptors
 
 
 def _fields(cls: type[Message]) -> frozenset[str]:

@@ -28,6 +28,7 @@ from itertools import batched
 from time import monotonic
 from typing import Final
 
+from .channel import receive
 from .conn_queue import ConnectionQueue
 from .connection import SINCE, Address, Connection, Phase, Server
 
@@ -286,7 +287,7 @@ class Arrivals:
         source = self._sources[fd]
         descriptors: list[int] = []
         try:
-            packet, descriptors, *_ = socket.recv_fds(source, _LARGEST, BATCH, socket.MSG_CMSG_CLOEXEC)
+            packet, descriptors = receive(source, _LARGEST, BATCH)
             if packet:
                 self._take(source, descriptors, decode(packet))
                 return
