@@ -83,9 +83,8 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     finally:
         daemon.kill()
     lost = [failure for failure in totals.failures if not _excused(failure, killed)]
-    print(
-        f"\n{totals.answered} requests in {seconds:.0f} s, {options.clients} clients, {totals.connections} connections"
-    )
+    print(f"\n{totals.answered} requests of {options.clients} clients in {seconds:.0f} s")
+    print(f"{totals.connections} connections, {len(totals.pids)} children")
     for event, times in took.items():
         if times:
             print(
