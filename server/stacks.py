@@ -130,8 +130,10 @@ class Stacks:
         try:
             yield from asked.result(_TURN)
         except TimeoutError:
-            waiting = len(held.waiting) if held is not None else 0
-            yield f"  its event loop stands still: {waiting} requests wait in it, and cannot be asked where"
+            # Nothing changes in it now, so that these can be looked at from here; frames that may run cannot.
+            waiting = list(held.waiting.values())[:_MOST_COROUTINES] if held is not None else []
+            yield "  its event loop stands still, and so do the requests that wait in it:"
+            yield from (f"    {self._describe(exchange, now)}" for exchange in waiting)
 
     def ask(self, held: Held) -> concurrent.futures.Future[list[str]]:
         """Ask a loop for the stacks of the requests that wait in it."""

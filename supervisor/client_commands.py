@@ -20,6 +20,7 @@ from ..config import ConfigError, load
 from ..config.logs import escape_text
 from ..config.units import parse_duration
 from . import remote, status_view
+from .control_place import places
 from .remote import RemoteError
 
 FAILED: Final = 1
@@ -52,7 +53,7 @@ def _places(name: str, options: argparse.Namespace) -> list[Path] | str:
         config = load(file, environ=os.environ)
     except ConfigError as error:
         return remote.after_mistake(Path(file).absolute(), os.environ, error)
-    return remote.places(config, os.environ)
+    return places(config, os.environ)
 
 
 def _status(places: list[Path], options: argparse.Namespace) -> int:

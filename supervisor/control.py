@@ -19,7 +19,6 @@ import selectors
 import socket
 import struct
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -27,6 +26,7 @@ from typing import Final
 from ..config import ServerConfig, UnixAddress
 from . import control_lines
 from .control_lines import Lines, Refusal, Request
+from .control_place import paths
 from .listeners import Access, Heirloom, Inherited, ListenError, Listeners
 from .spawn import Closable
 
@@ -42,30 +42,6 @@ _BACKLOG: Final = 64
 # sockaddr_un.sun_path is 108 bytes on Linux and ends with a NUL (unix(7)).
 _LONGEST_PATH: Final = 107
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-
-
-def paths(config: ServerConfig, environ: Mapping[str, str]) -> list[Path]:
-    """Where the control socket of a daemon with this configuration is: the first that can be had, or be reached.
-
-    `control`, or else beside the configuration's file; a service of systemd can often not write there, so its
-    runtime directory comes first. Empty without a file and without `control`.
-    """
-    if config.control is not None:
-        return [config.control]
-    if config.source is None:
-        return []
-    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return [*([Path(given) / service_name(config.source)] if given else []), beside(config.source)]
-
-
-def beside(source: Path) -> Path:
-    """Where the socket of a daemon with this configuration is, if it may write there."""
-    return source.with_name(f"{source.stem}.control")
-
-
-def service_name(source: Path) -> str:
-    """What its socket is called in a folder that is not its own: no two configurations have the same."""
-    return f"{source.stem}-{zlib.crc32(os.fsencode(os.path.realpath(source))):08x}.control"
 
 
 class Reply:

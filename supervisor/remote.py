@@ -16,36 +16,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ..config import ConfigError, ServerConfig
+from ..config import ConfigError
 from . import control_lines
-from .control import beside, service_name
+from .control_place import places_of_file
 
 # The master answers within a millisecond, unless it forks or reads a configuration.
 _PATIENCE: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-# Where systemd makes the RuntimeDirectory= of our units, for the system and for a user.
-_SYSTEM_RUNTIME: Final = Path("/run/serverd")
 
 
 class RemoteError(Exception):
     """One line: what is wrong, where, and what to do."""
-
-
-def places(config: ServerConfig, environ: Mapping[str, str]) -> list[Path]:
-    """Where a daemon with this configuration may have its socket; empty if it has none.
-
-    It has it in one place, and knows better which (see `control.paths`): the file may have changed since it was read.
-    """
-    named = [] if config.control is None else [config.control]
-    return named if config.source is None else [*named, *places_of_file(config.source, environ)]
-
-
-def places_of_file(source: Path, environ: Mapping[str, str]) -> list[Path]:
-    """The same, when nothing is known but where the configuration's file is."""
-    folders = [_SYSTEM_RUNTIME]
-    if user := environ.get("XDG_RUNTIME_DIR"):
-        folders.append(Path(user) / "serverd")
-    return [beside(source), *(folder / service_name(source) for folder in folders)]
 
 
 def after_mistake(source: Path, environ: Mapping[str, str], error: ConfigError) -> list[Path]:
@@ -151,7 +132,9 @@ def connect(paths: list[Path]) -> Connection:
         raise RemoteError(f"permission denied at {refused.filename}; {remedy}")
     if refused is not None:
         raise RemoteError(f"cannot connect to {refused.filename}: {refused.strerror or refused}")
-    raise RemoteError(f"nobody listens at {paths[0]}; is serverd running? (--control PATH names another socket)")
+    raise RemoteError(
+        f"nobody listens at {paths[0]}; is serverd running? (--control PATH names another socket)"
+    )
 
 
 def ask_once(paths: list[Path], do: str, **fields: bool | int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from itertools import accumulate
 from typing import Any, Final
 
 from ..config.logs import escape_text
-from .reports import count
 
 Status = Mapping[str, Any]
 
@@ -164,5 +163,5 @@ def _requests(totals: Mapping[str, Any]) -> str:
 def _named(numbers: Mapping[str, int]) -> str:
     """Those that are not 0."""
     found = [f"{name} {number:,}" for name, number in numbers.items() if number]
-    more = [f"and {count(len(found) - _MOST_REASONS, 'other')}"] if len(found) > _MOST_REASONS else []
+    more = [f"and {len(found) - _MOST_REASONS} more"] if len(found) > _MOST_REASONS else []
     return ", ".join([*found[:_MOST_REASONS], *more])

@@ -18,8 +18,9 @@ import pytest
 from serverd.config import ServerConfig
 from serverd.supervisor import control as control_module
 from serverd.supervisor import control_lines
-from serverd.supervisor.control import MOST_PEERS, PATIENCE, Control, Reply, beside, may_control, paths
+from serverd.supervisor.control import MOST_PEERS, PATIENCE, Control, Reply, may_control
 from serverd.supervisor.control_lines import LONGEST_LINE, Request
+from serverd.supervisor.control_place import beside, paths
 from serverd.supervisor.listeners import ListenError
 
 Serve = Callable[[Request, Reply], None]
