@@ -16,6 +16,7 @@ from .connection import PROGRESS, SINCE
 from .exchange import ClientGone, Exchange
 from .http.events import ProtocolError
 from .reader import RECEIVE_BODY
+from .slots import READING, RUNNING, WRITING
 
 # The application may be so many bytes ahead of its client before its thread waits: most responses fit in whole, and
 # then the connection is parked with them and the thread goes on.
@@ -76,10 +77,15 @@ class BlockingExchange(Exchange):
 
     def _wait(self, event: int, seconds: float) -> bool:
         """Block until the socket has something, for at most ``seconds`` (0: no limit). False when they are over."""
-        self.worker.relieve()
+        worker = self.worker
+        worker.relieve()
         poll = select.poll()
         poll.register(self.conn.fd, event)
-        return bool(poll.poll(max(1.0, seconds * 1000) if seconds else None))
+        worker.slot.client_holds(READING if event == select.POLLIN else WRITING)
+        try:
+            return bool(poll.poll(max(1.0, seconds * 1000) if seconds else None))
+        finally:
+            worker.slot.client_holds(RUNNING)
 
     def _body_time(self) -> float:
         numbers = self.conn.numbers

@@ -3,7 +3,8 @@
 Promises: a request older than ``timeouts.request`` (or ``timeouts.stuck``, if that is shorter) is named once in the
 log, with the stack of the thread that it holds, or of its coroutine when it waits in an event loop; nothing is done
 to it. An event loop in which requests wait and that does not turn is marked in the scoreboard, where the master finds
-it (supervisor/watchdog.py). Refuses: WebSockets and event streams, which are meant to last.
+it (supervisor/watchdog.py). Refuses: WebSockets and event streams, which are meant to last, and requests whose client
+is waited for.
 
 Costs nothing for a request, and no timer: the oldest request tells when to look again, and one that begins after a
 look cannot be too old before the limit has passed again (as ``ConnectionQueue.tend``). While requests wait in a loop,
@@ -95,6 +96,8 @@ class HangWatch:
                     continue
                 if id(exchange) in self._told:
                     told[id(exchange)] = exchange
+                elif _waits_for_client(exchange):
+                    continue
                 elif exchange.since + self._limit > now:
                     again = min(again, exchange.since + self._limit)
                 elif (
@@ -167,6 +170,12 @@ class HangWatch:
             len(held.waiting),
             _indented(lines),
         )
+
+
+def _waits_for_client(exchange: Exchange) -> bool:
+    """Whether it is the client that takes its time, with the body or with the response. A hint: another thread's."""
+    conn = exchange.conn
+    return not exchange.done and (conn.request is not None or conn.out is not None)
 
 
 def _thread(ident: int) -> tuple[str, int]:

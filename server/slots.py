@@ -22,6 +22,7 @@ import struct
 import threading
 from bisect import bisect_left
 from collections import deque
+from time import monotonic
 from typing import Final
 
 from .arena import HEADER, SLOT, SLOTS_AT, WAITER, WAITERS, Papers, Region
@@ -78,20 +79,33 @@ PHASE_COUNT: Final = 8
 WAITER_FORM: Final = struct.Struct("=dQ8s96s")  # since (0: free), kind, method, path
 REQUEST, WEBSOCKET, EVENT_STREAM = range(3)  # its kind
 
-_describe = struct.Struct("=8s96s").pack_into
+_pack_method = struct.Struct("=8s").pack_into
+_pack_path = struct.Struct("=96s").pack_into
 _pack_waiter = WAITER_FORM.pack_into
 
 
 class Slot:
     """What one thread writes. ``times[SINCE]`` is set by ``AppRunner`` directly, for its speed."""
 
-    __slots__ = ("_busy", "_bytes", "_numbers", "_rows", "_scores", "_sent", "request", "times", "waiting")
+    __slots__ = (
+        "_busy",
+        "_bytes",
+        "_method",
+        "_numbers",
+        "_rows",
+        "_scores",
+        "_sent",
+        "request",
+        "times",
+        "waiting",
+    )
 
     def __init__(self, memory: memoryview, scores: Scores) -> None:
         self._bytes = memory
         self._scores = scores
         self._numbers = numbers = memory.cast("Q")
         self.times = memory.cast("d")
+        self._method = ""  # that stands there
         self.request: RequestReceived | None = None  # whose method and path stand there
         self.waiting = [0, 0, 0]
         # The counts that stand there already, of the thread that had the slot before.
@@ -108,8 +122,11 @@ class Slot:
     def describe(self, request: RequestReceived) -> None:
         """Write its method and path. Readers may see half of it: they know that."""
         self.request = request
-        method = _METHODS.get(request.method) or request.method.encode("ascii", "replace")
-        _describe(self._bytes, _METHOD_AT, method, request.raw_path)
+        method = request.method
+        if method is not self._method:  # nearly always GET again
+            self._method = method
+            _pack_method(self._bytes, _METHOD_AT, method.encode("ascii", "replace"))
+        _pack_path(self._bytes, _PATH_AT, request.raw_path)
 
     def idle(self) -> None:
         """No request holds the thread any more."""
@@ -140,8 +157,10 @@ class Slot:
         self._numbers[WAITS + bisect_left(BOUNDS, seconds)] += requests
         self.times[WAITED] += requests * seconds
 
-    def state(self, state: int) -> None:
-        """RUNNING, or for which of the client's moves the thread blocks."""
+    def client_holds(self, state: int) -> None:
+        """For which of the client's moves the thread blocks; RUNNING: it goes on, and is held anew."""
+        if state == RUNNING:
+            self.times[SINCE] = monotonic()
         self._numbers[STATE] = state
 
     def wait(self, request: RequestReceived, since: float, kind: int) -> int:
@@ -272,8 +291,3 @@ def inherited(papers: Papers) -> Scores:
         return Scores() if papers.region is None else Scores.open(papers.memory, papers.region)
     finally:
         os.close(papers.memory)
-
-
-_METHODS: Final = {
-    name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-}

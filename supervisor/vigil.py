@@ -27,6 +27,8 @@ logger = logging.getLogger("serverd.master")
 REASON: Final = "watchdog"
 # How often a sick child that drains is looked at, in seconds.
 _DRAIN_LOOK: Final = 1.0
+# A main thread may be late for as long as this whatever the limits say, in seconds: machines are busy at times.
+_LEAST_FROZEN: Final = 2.0
 
 
 class Vigil:
@@ -58,7 +60,7 @@ class Vigil:
         view = self._board.look(child.papers.region)
         if view is None:
             return math.inf
-        finding = watchdog.examine(view, limit, limit or self._alive, now)
+        finding = watchdog.examine(view, limit, max(limit or self._alive, _LEAST_FROZEN), now)
         child.standing = finding.standing
         if child.state is State.DRAINING:
             return self._hasten(child, view, finding, now)

@@ -42,7 +42,7 @@ def examine(view: ChildView, limit: float, frozen_limit: float, now: float) -> F
     if limit:
         again = now + limit  # a request that begins now is too old then, and none before
         for slot in threads:
-            held = slot.held(now)
+            held = 0.0 if slot.state in ("reading", "writing") else slot.held(now)  # its client holds it
             if held + _GRAIN >= limit:
                 stuck.append(slot)
             elif held:

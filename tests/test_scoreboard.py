@@ -108,8 +108,15 @@ def test_whom_a_thread_waits_for(arena: Arena, state: int, word: str) -> None:
     slot = scores.take()
     slot.enter()
     slot.begin(request(), 1.0)
-    slot.state(state)
-    assert read_child(arena, region).slots[0].state == word
+    slot.client_holds(state)
+    (seen,) = read_child(arena, region).slots
+    assert (seen.state, seen.since) == (word, 1.0)
+    before = monotonic()
+    slot.client_holds(layout.RUNNING)
+    (seen,) = read_child(arena, region).slots
+    assert seen.state == "running"
+    assert seen.since is not None
+    assert seen.since >= before, "from now on the application holds it"
 
 
 def test_paths_are_bounded_and_harmless(arena: Arena) -> None:

@@ -67,6 +67,11 @@ def test_a_thread_is_stuck_when_its_time_is_over(field: str, words_of_it: str) -
     assert words_of_it in words(finding, LIMIT, NOW)[0]
 
 
+@pytest.mark.parametrize("state", ["reading", "writing"])
+def test_a_thread_that_waits_for_its_client_is_not_lost(state: str) -> None:
+    assert not examine(child(slot(1, since=NOW - 100, state=state)), LIMIT, LIMIT, NOW).sick
+
+
 def test_a_child_stands_when_none_of_its_workers_gets_on() -> None:
     held = [slot(place, since=NOW - 31) for place in (2, 3)]
     home = slot(1, role="loop")

@@ -240,3 +240,42 @@ def test_counts_and_causes_are_on_the_board(tmp_path: Path) -> None:
         assert counts.totals.by_class["2xx"] >= 26
         assert seen == sorted(seen), "totals never go backwards"
         arena.close()
+
+
+WSGI = """
+import os
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if path == "/upload":
+        while environ["wsgi.input"].read(65536):
+            pass
+    if path == "/download":
+        return (b"x" * 65536 for _ in range(64))
+    return [str(os.getpid()).encode()]
+"""
+
+
+def test_a_thread_that_its_client_holds_is_neither_slow_nor_lost(tmp_path: Path) -> None:
+    config = {
+        "timeouts": {"stuck": "300ms", "request": "200ms"},
+        "limits": {"buffered_body": "1KiB"},
+    }
+    with Daemon(tmp_path, app=WSGI, config=config) as daemon, ExitStack() as opened:
+        daemon.wait_ready()
+        (child,) = daemon.workers()
+        upload, download = (
+            opened.enter_context(RawClient(("127.0.0.1", daemon.port), receive_buffer=4096)) for _ in range(2)
+        )
+        upload.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50000)
+        download.send(b"GET /download HTTP/1.1\r\nHost: x\r\n\r\n")
+        until = (
+            time.monotonic() + 1.5
+        )  # several times both limits: nothing must happen, so there is nothing to wait for
+        while time.monotonic() < until:
+            assert int(get(daemon, "/")) == child
+        upload.send(b"x" * 50000)
+        assert upload.response().status == 200
+        assert len(download.response().body) == 64 * 65536
+        assert daemon.count("takes longer|is replaced") == 0
