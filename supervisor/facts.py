@@ -16,7 +16,7 @@ from .roster import Child, Roster
 # Of the layout below; a reader refuses another.
 VERSION: Final = 1
 # Why a child was replaced; more come to be as children give other reasons.
-_REASONS: Final = ("crash", "left", "watchdog", "max_requests", "max_lifetime", "max_rss", "growth")
+_REASONS: Final = ("crash", "left", "watchdog", "max_requests", "max_lifetime", "max_rss", "max_growth")
 
 
 @dataclass(slots=True)

@@ -49,6 +49,8 @@ def snapshot(
     ``now`` is monotonic, ``at`` in seconds since the epoch."""
     last = facts.get("last_reload")
     pid = int(facts["pid"])
+    # 0 where /proc does not show the processes of others (ProtectProc= of a unit).
+    memory = {"master": resident(pid), "admin": resident(os.getpid()), **_templates(facts)}
     return Snapshot(
         now=now,
         at=at,
@@ -72,7 +74,7 @@ def snapshot(
         last_reload=None if last is None else Reload(bool(last["ok"]), str(last["reason"]), last["at"]),
         restarts=dict(facts.get("restarts", {})),
         lost_threads=int(facts.get("lost_threads", 0)),
-        resident={"master": resident(pid), "admin": resident(os.getpid()), **_templates(facts)},
+        resident={name: size for name, size in memory.items() if size},
     )
 
 
