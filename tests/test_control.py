@@ -232,7 +232,7 @@ def test_accept_rests_when_the_machine_has_no_descriptors(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(control_module, "Peer", None)  # nobody gets as far as that
-    limit = control_module.socket.socket.accept
+    accept = socket.socket.accept
 
     def no_descriptor(sock: socket.socket) -> None:
         raise OSError(24, "Too many open files")
@@ -243,7 +243,7 @@ def test_accept_rests_when_the_machine_has_no_descriptors(
     world.turn(50)
     assert caplog.text.count("cannot accept a connection (Too many open files)") == 1, "it does not spin"
     monkeypatch.undo()
-    assert control_module.socket.socket.accept is limit
+    assert socket.socket.accept is accept
     world.control.tend(world.control.tend(0.0))
     world.turn()
     client.sendall(control_lines.request("status"))

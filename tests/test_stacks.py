@@ -1,0 +1,276 @@
+"""The stacks of this process, and a round of questions to children that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serverd.server import stacks
+from serverd.server.channel import StacksAre
+from serverd.server.stacks import Frame, Stacks, frames_of, parse, show
+from serverd.supervisor import stack_force, stack_rounds
+from serverd.supervisor.board import Board
+from serverd.supervisor.child_state import State
+from serverd.supervisor.roster import Child, Roster
+from serverd.supervisor.stack_force import Force
+from serverd.supervisor.stack_rounds import LONGEST, PATIENCE, StackRounds
+
+
+@pytest.fixture
+def writer() -> Iterator[Stacks]:
+    made = Stacks(-1, lambda exchange, now: "GET /")
+    yield made
+    os.close(made._file)
+
+
+class Blocked:
+    """A thread that waits in `sit`, until it is let go."""
+
+    def __init__(self) -> None:
+        self._inside, self._out = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.sit, name="sitter")
+        self.thread.start()
+        self._inside.wait()
+
+    def sit(self) -> None:
+        self._inside.set()
+        self._out.wait()
+
+    def leave(self) -> None:
+        self._out.set()
+        self.thread.join()
+
+
+def test_a_thread_says_where_it_is_and_goes_on(writer: Stacks) -> None:
+    sitter = Blocked()
+    for _ in range(3):  # the file is as it was before
+        lines = writer.of(sitter.thread.native_id or 0)
+        assert any(re.search(r"test_stacks.py:\d+ in sit$", line) for line in lines)
+        assert "    self._out.wait()" in lines
+        assert not any("_bootstrap" in line for line in lines)
+    sitter.leave()
+
+
+def test_every_thread_is_in_the_report(writer: Stacks) -> None:
+    sitter = Blocked()
+    report = list(writer.report({}))
+    (text,) = [text for text in report if text.startswith("thread sitter ")]
+    assert f"({sitter.thread.native_id})" in text.splitlines()[0]
+    assert any("listens to the master, and has written this" in text for text in report)
+    sitter.leave()
+
+
+def test_a_thread_that_has_ended_is_no_mistake(writer: Stacks) -> None:
+    sitter = Blocked()
+    native = sitter.thread.native_id or 0
+    sitter.leave()
+    while os.path.exists(f"/proc/self/task/{native}"):  # the kernel is a moment behind
+        time.sleep(0.001)
+    assert writer.of(native) == ["it has ended"]
+
+
+LONG_CALL = """
+import re, threading, time
+from serverd.server.stacks import Stacks
+
+def in_c():
+    re.match(r"(a+)+$", "a" * 30 + "b")
+
+writer = Stacks(-1, lambda exchange, now: "")
+thread = threading.Thread(target=in_c, daemon=True)
+thread.start()
+while "in in_c" not in (text := " ".join(writer.of(thread.native_id))):
+    time.sleep(0.001)
+began = time.monotonic()
+writer.of(thread.native_id)
+took = time.monotonic() - began
+print("short" if took < 1 and thread.is_alive() else f"{took} {thread.is_alive()}", flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_a_long_call_in_c_holds_nobody_up() -> None:
+    """sys._current_frames would wait for its end: it stops the world."""
+    ran = subprocess.run([sys.executable, "-c", LONG_CALL], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("short\n", "")
+
+
+def test_what_faulthandler_writes_is_read() -> None:
+    text = (
+        "Stack (most recent call first):\n"
+        '  File "/a b/x.py", line 3 in <lambda>\n'
+        '  File "/a/server/sync_worker.py", line 9 in _turn_safely\n'
+        '  File "/python/threading.py", line 1 in _bootstrap\n'
+        "nonsense\n"
+    )
+    assert parse(text) == [Frame("/a b/x.py", 3, "<lambda>")]
+    assert parse("") == []
+    assert list(show(Frame("/a b/x.py", 3, "<lambda>"))) == ["/a b/x.py:3 in <lambda>"]
+
+
+def test_a_coroutine_says_where_it_waits() -> None:
+    async def inner() -> None:
+        await asyncio.sleep(60)
+
+    async def outer() -> None:
+        await inner()
+
+    async def look() -> list[str]:
+        task = asyncio.create_task(outer())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        names = [frame.function.rpartition(".")[2] for frame in frames_of(task)]
+        task.cancel()
+        return names
+
+    assert asyncio.run(look())[-2:] == ["inner", "outer"]
+
+
+# The master's side
+
+
+class Heard:
+    """A reply that keeps what it was told."""
+
+    who = "pid 1, uid 0"
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+        self.over = 0
+
+    def event(self, name: str, **fields: Any) -> None:
+        assert name == "stack"
+        self.texts.append((fields["child"], fields["text"]))
+
+    def succeed(self, **fields: object) -> None:
+        self.over += 1
+
+
+class Deaf:
+    """A child's channel that takes everything."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def send(self, message: object) -> bool:
+        self.sent.append(message)
+        return True
+
+
+def a_round(*pids: int) -> tuple[StackRounds, list[Child], Heard]:
+    roster = Roster()
+    for place, pid in enumerate(pids):
+        roster.children.append(Child(place, 1, 0.0, State.READY, pid, channel=Deaf()))  # type: ignore[arg-type]
+    rounds, heard = StackRounds(roster, Board()), Heard()
+    rounds.begin(heard)  # type: ignore[arg-type]
+    return rounds, roster.children, heard
+
+
+def test_a_round_ends_when_all_have_said_all() -> None:
+    rounds, (first, second), heard = a_round(11, 12)
+    rounds.heard(first, StacksAre(1, "one", last=False))
+    rounds.heard(second, StacksAre(1, "two", last=False))
+    rounds.heard(second, StacksAre(1, "", last=True))
+    rounds.heard(second, StacksAre(1, "more than it may", last=False))
+    assert len(heard.texts) == 2
+    rounds.gone(first)
+    assert heard.over == 1
+    assert heard.texts == [
+        ("worker 0 g1", "one"),
+        ("worker 1 g1", "two"),
+        ("worker 0 g1", "it has exited"),
+    ]
+    assert rounds.tend(time.monotonic()) == math.inf
+
+
+def test_without_children_there_is_nothing_to_wait_for() -> None:
+    _, _, heard = a_round()
+    assert (heard.over, heard.texts) == (1, [])
+
+
+@pytest.mark.parametrize(("request_number", "text"), [(9, "x"), (None, "x"), (1, None)])
+def test_what_was_not_asked_is_dropped(request_number: Any, text: Any) -> None:
+    rounds, (child,), heard = a_round(11)
+    rounds.heard(child, StacksAre(request_number, text, last=True))
+    assert (heard.over, heard.texts) == (0, [])
+
+
+def test_a_child_says_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_rounds, "_MOST_TEXT", 10)
+    rounds, (child,), heard = a_round(11)
+    for _ in range(5):
+        rounds.heard(child, StacksAre(1, "12345", last=False))
+    assert len(heard.texts) == 2
+    rounds.heard(child, StacksAre(1, "", last=True))
+    assert heard.over == 1
+
+
+def test_one_that_stops_in_the_middle_is_not_waited_for() -> None:
+    rounds, (child,), heard = a_round(11)
+    rounds.heard(child, StacksAre(1, "one", last=False))
+    now = time.monotonic()
+    assert rounds.tend(now + PATIENCE + 1) > now + PATIENCE + 1, "it has begun"
+    rounds.tend(now + LONGEST + 1)
+    assert heard.over == 1
+    assert heard.texts[-1] == ("worker 0 g1", "it did not finish within 10 s")
+
+
+def test_one_that_cannot_be_asked_without_its_help_is_named_and_not_signalled() -> None:
+    """The signal would end a process that has no handler for it."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        rounds, _, heard = a_round(process.pid)
+        rounds.tend(time.monotonic() + PATIENCE)
+        assert heard.over == 1
+        assert heard.texts == [
+            ("worker 0 g1", "its main thread does not answer, and it cannot be asked otherwise yet")
+        ]
+        assert process.poll() is None
+        process.kill()
+
+
+HANGING = """
+import sys, threading, time
+from serverd.server.stacks import install
+def hang(): time.sleep(60)
+install(int(sys.argv[1]))
+threading.Thread(target=hang, name="helper", daemon=True).start()
+print("ready", flush=True)
+hang()
+"""
+
+
+def test_the_threads_of_a_child_that_does_not_answer_are_asked_one_by_one() -> None:
+    words = os.memfd_create("words")
+    argv = [sys.executable, "-c", HANGING, str(words)]
+    with subprocess.Popen(argv, pass_fds=(words,), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        said: list[str] = []
+        force = Force(process.pid, words, None, said.append)
+        while force.due != math.inf:
+            time.sleep(
+                max(0.0, force.due - time.monotonic()) + stack_force._EACH
+            )  # as the master's selector does
+            force.step()
+        assert said[0] == "its main thread does not answer; what its threads have written themselves:"
+        assert len(said) == 3
+        assert all("in hang" in text for text in said[1:])
+        assert process.poll() is None
+        assert os.fstat(words).st_size == 0, "nothing is left in the file"
+        process.kill()
+    os.close(words)
+
+
+def test_the_signal_is_not_one_of_glibcs() -> None:
+    assert 34 < stacks.SIGNAL < 64
