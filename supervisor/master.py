@@ -159,7 +159,8 @@ class Master:
             self._open_control(config)
         else:
             self._roster.last_number = predecessor.estate.generation
-            predecessor.attach(self._selector, self._take_over)
+            self._roster.taking_over = True
+            predecessor.attach(self._selector, self._take_over, self._is_alone)
 
     def _open_control(self, config: ServerConfig) -> None:
         try:
@@ -251,8 +252,8 @@ class Master:
         yield from self._admin.belongings()
         yield from self._upgrade.belongings()
         yield from self._control.belongings()
-        if self._predecessor is not None and self._predecessor.sock is not None:
-            yield self._predecessor.sock
+        if self._predecessor is not None:
+            yield from self._predecessor.belongings()
         if self._board.arena is not None and generation is not None:  # helpers are given what they need of it
             yield self._board.arena
 
@@ -271,10 +272,14 @@ class Master:
         self._roster.shutdown = Shutdown(Urgency.GRACEFUL, 0, handed_over=True)
         self._settle()  # our children hear of it before anybody else does
 
+    def _is_alone(self) -> None:
+        self._roster.follows = False
+
     def _take_over(self, line: str) -> None:
         """We serve, and the old master has let go, or is gone."""
         if self._roster.shutdown is None:
             assert self._predecessor is not None
+            self._roster.taking_over, self._roster.follows = False, self._predecessor.lives
             self._control.follow(self._rollout.config)
             self._outside.take_over(line)
             self._admin.begin()
@@ -311,7 +316,8 @@ class Master:
             thing.close()
         self._selector.close()
         self._signals.close()
-        logger.info("stopped")
+        handed_over = self._roster.shutdown is not None and self._roster.shutdown.handed_over
+        logger.info("the old master leaves" if handed_over else "stopped")
 
     def _on_signals(self) -> None:
         for number in self._signals.read():

@@ -334,7 +334,9 @@ def _shut_down(roster: Roster) -> Iterator[Due]:
         ):
             # The new master's children accept from the same listeners, as after a reload.
             yield Due(_AT_ONCE, _farewell(roster, child, final=not roster.shutdown.handed_over))
-    if not roster.children and not roster.templates and not roster.upgrading:
+    patient = roster.shutdown.urgency is Urgency.GRACEFUL
+    others = roster.upgrading or (roster.follows and patient)  # other masters, whose end is the end of this service too
+    if not roster.children and not roster.templates and not others:
         yield Due(_AT_ONCE, Quit(roster.shutdown.status))
 
 

@@ -173,6 +173,8 @@ class Roster:
     request: ReloadRequest | None = None
     shutdown: Shutdown | None = None
     upgrading: bool = False  # a new master boots, or has failed and has not exited yet
+    taking_over: bool = False  # an old master has not let go yet
+    follows: bool = False  # the old master has let go, and still drains
     lame_until: float | None = None  # the server stops then, and says so to load balancers until then
     superseded: int = 0  # generations in a row that were given up for newer code
     last_number: int = 0

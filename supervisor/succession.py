@@ -3,8 +3,9 @@
 Promises: everything that is open and shared (listening sockets, the pidfile and its lock) arrives as descriptors that
 stay open throughout; until the old master has said that it lets go, nothing is taken from it: no file of its is
 removed, no number in its pidfile changed, and systemd hears nothing from here. If the old master ends without a
-word, the new one is the only one, and takes over when it serves. Refuses an inheritance that was meant for another
-process, or that is of another kind than this version knows.
+word, the new one is the only one, and takes over when it serves. Who stops the new one while the old one still
+drains waits for both, as the end of the main process is the end of a service. Refuses an inheritance that was meant
+for another process, or that is of another kind than this version knows.
 
 The two talk over one SOCK_SEQPACKET pair, a JSON object in each packet: down the `Estate` first and at the end
 `{"say": "yours"}`; up `{"say": "serving", "line": ...}` or `{"say": "failed", "reason": ...}`. The old side of it is
@@ -20,12 +21,13 @@ import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from .listeners import Heirloom
 from .notify import Manager
+from .spawn import Closable, Descriptor
 
 logger = logging.getLogger("serverd.master")
 
@@ -99,6 +101,8 @@ class Predecessor:
         self._sock: socket.socket | None = sock
         self._selector: selectors.BaseSelector | None = None
         self._take_over: Callable[[str], None] = lambda line: None
+        self._gone: Callable[[], None] = lambda: None
+        self._pidfd = -1
         self._line: str | None = None  # what we have said when we began to serve
         self._taken = False
 
@@ -136,16 +140,33 @@ class Predecessor:
         return predecessor
 
     @property
-    def sock(self) -> socket.socket | None:
-        """Our end of the channel, for whoever keeps account of descriptors."""
-        return self._sock
+    def lives(self) -> bool:
+        """Whether it has not exited yet."""
+        return self._pidfd >= 0
 
-    def attach(self, selector: selectors.BaseSelector, take_over: Callable[[str], None]) -> None:
-        """Hear it; `take_over` is called once, when everything that it had is ours, with what `decided` was told."""
+    def belongings(self) -> Iterator[Closable]:
+        """Our end of the channel, and its pidfd."""
+        if self._sock is not None:
+            yield self._sock
+        if self._pidfd >= 0:
+            yield Descriptor(self._pidfd)
+
+    def attach(
+        self, selector: selectors.BaseSelector, take_over: Callable[[str], None], gone: Callable[[], None]
+    ) -> None:
+        """Hear it; `take_over` is called once, when everything that it had is ours, with what `decided` was told, and
+        `gone` when it has exited."""
         self._selector = selector
         self._take_over = take_over
+        self._gone = gone
         if self._sock is not None:
             selector.register(self._sock, selectors.EVENT_READ, self._hear)
+        try:
+            self._pidfd = os.pidfd_open(self.estate.pid)
+        except OSError:  # it has exited this moment
+            gone()
+        else:
+            selector.register(self._pidfd, selectors.EVENT_READ, self._on_exit)
 
     def decided(self, ok: bool, line: str) -> None:
         """The first generation serves, or cannot; a rollout.Outcome."""
@@ -163,6 +184,21 @@ class Predecessor:
 
     def close(self) -> None:
         """Say and hear nothing any more."""
+        self._hang_up()
+        self._forget()
+
+    def _on_exit(self) -> None:
+        self._forget()
+        self._gone()
+
+    def _forget(self) -> None:
+        if self._pidfd >= 0:
+            if self._selector is not None:
+                self._selector.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _hang_up(self) -> None:
         if self._sock is None:
             return
         if self._selector is not None and self._selector.get_map().get(self._sock) is not None:
@@ -191,7 +227,7 @@ class Predecessor:
             return
         if not packet:
             logger.warning("upgrade: the old master (pid %d) has ended without a word", self.estate.pid)
-        self.close()
+        self._hang_up()
         if self._line is not None:
             self._take()
 

@@ -124,6 +124,8 @@ def why_not(roster: Roster, state: State, pid: int) -> str | None:
         return "the server stops"
     if roster.current is None:
         return "nothing serves yet"
+    if roster.taking_over:
+        return "the old master has not let go of everything yet"
     if roster.booting is not None or roster.request is not None:
         return "a reload is under way; try again when it has ended"
     return None

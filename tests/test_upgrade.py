@@ -81,6 +81,11 @@ def test_an_upgrade_may_begin_when_something_serves_and_nothing_else_goes_on() -
     asked = serving()
     asked.roster.ask_reload("SIGHUP", newer_code=False)
     assert "a reload is under way" in (why_not(asked.roster, State.NONE, 4711) or "")
+    following = serving()
+    following.roster.follows = True
+    assert why_not(following.roster, State.NONE, 4711) is None, "each waits for the one before it"
+    following.roster.taking_over = True
+    assert "has not let go" in (why_not(following.roster, State.NONE, 4711) or "")
     stopping = serving()
     stopping.roster.shutdown = Shutdown(Urgency.GRACEFUL, 0)
     assert why_not(stopping.roster, State.NONE, 4711) == "the server stops"
@@ -108,6 +113,19 @@ def test_while_a_new_master_boots_no_reload_begins_and_a_stop_waits_for_its_end(
     world.exits(world.child(state=ChildState.DRAINING))
     assert world.quit is None
     world.roster.upgrading = False
+    world.settle()
+    assert world.quit == 0
+
+
+@pytest.mark.parametrize(("urgency", "waits"), [(Urgency.GRACEFUL, True), (Urgency.FAST, False)])
+def test_who_stops_the_new_master_waits_for_the_old_one_to_drain(urgency: Urgency, waits: bool) -> None:
+    world = serving()
+    world.roster.follows = True
+    world.roster.shutdown = Shutdown(urgency, 0)
+    world.settle()
+    world.exits(world.child(state=ChildState.DRAINING if waits else ChildState.STOPPING))
+    assert world.quit == (None if waits else 0)
+    world.roster.follows = False
     world.settle()
     assert world.quit == 0
 

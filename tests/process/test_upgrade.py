@@ -62,6 +62,10 @@ def wait_gone(pid: int) -> None:
     wait_until(lambda: not alive(pid), f"the end of process {pid}")
 
 
+def wait_alone(daemon: Daemon, master: int) -> None:
+    wait_until(lambda: masters(daemon) == [master], "the old master has drained")
+
+
 def descriptors(pid: int) -> int:
     """How many are open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
@@ -76,18 +80,18 @@ def test_twenty_upgrades_under_load_lose_no_request(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=WAITING, config=config) as daemon:
         daemon.wait_ready()
         master = daemon.pid
-        with Load(daemon.port, clients=100) as load:
+        with Load(daemon.port, clients=50) as load:
             load.wait_for(100)
             for number in range(2, 22):
                 master = upgrade(daemon, master)
                 assert daemon.count(rf"generation {number} ready") == 1
                 assert (tmp_path / "serverd.pid").read_text() == f"{master}\n"
                 load.wait_for(100)
+            wait_alone(daemon, master)
             totals = load.stop()
         assert totals.failures == []
         assert len(totals.bodies) == 2 * 21, "each generation's two children have answered"
         assert daemon.wait_exit() == 0
-        wait_until(lambda: masters(daemon) == [master], "the old masters are gone")
         os.kill(master, signal.SIGTERM)
         wait_until(lambda: not alive(master), "the last master is gone")
         assert not (tmp_path / "serverd.pid").exists()
@@ -97,9 +101,9 @@ def test_twenty_upgrades_under_load_lose_no_request(tmp_path: Path) -> None:
 # What is handed over
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_what_is_in_flight_ends_with_the_old_master(tmp_path: Path, start_method: str) -> None:
-    config = {"listen": ["127.0.0.1:0", "unix:app.sock"], "workers": {"start_method": start_method}}
+@pytest.mark.parametrize("workers", [{}, {"start_method": "spawn"}, {"preload": True}], ids=str)
+def test_what_is_in_flight_ends_with_the_old_master(tmp_path: Path, workers: dict[str, object]) -> None:
+    config = {"listen": ["127.0.0.1:0", "unix:app.sock"], "workers": workers}
     with Daemon(tmp_path, app=source(), config=config) as daemon:
         daemon.wait_ready()
         waiting = InFlight(daemon)
@@ -108,16 +112,20 @@ def test_what_is_in_flight_ends_with_the_old_master(tmp_path: Path, start_method
         assert alive(daemon.pid), "its request is not answered yet"
         (worker,) = children(new)
         wait_until(lambda: int(get(daemon).body.split()[1]) == worker, "the new master's child answers")
+        assert (tmp_path / "app.sock").stat().st_ino == file, "who goes leaves the file to who stays"
+        with RawClient(str(tmp_path / "app.sock")) as client:
+            assert client.get("/").status == 200
+        newer = upgrade(daemon, new)
+        os.kill(newer, signal.SIGTERM)
+        wait_until(lambda: not children(new) and not children(newer), "the new masters have no children left")
+        assert alive(new), "its end would be the end of the service, and there is a request yet"
+        assert alive(newer)
         waiting.release()
         answer = waiting.result()
         assert answer is not None
         assert answer.status == 200
         wait_gone(daemon.pid)
-        assert (tmp_path / "app.sock").stat().st_ino == file, "who goes leaves the file to who stays"
-        with RawClient(str(tmp_path / "app.sock")) as client:
-            assert client.get("/").status == 200
-        os.kill(new, signal.SIGTERM)
-        wait_until(lambda: not alive(new), "the new master has stopped")
+        wait_gone(newer)
         assert not (tmp_path / "app.sock").exists()
 
 
