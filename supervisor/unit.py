@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from ..config import ServerConfig, SystemdAddress, TcpAddress, UnixAddress
+from ..config import ListenAddress, ServerConfig, SystemdAddress, TcpAddress, UnixAddress
 from ..config.layers import absolute
 
 # What systemd hides with ProtectHome=yes.
@@ -64,7 +64,7 @@ def fill_in(template: str, config: ServerConfig, overrides: Sequence[str], *, py
         unit_file.put("Service", "ProtectHome", "read-only")
     for name, value in _folders(config):
         unit_file.add("Service", name, value)
-    if any(isinstance(address, SystemdAddress) for address in config.listen):
+    if any(isinstance(address, SystemdAddress) for _, address in _addresses(config)):
         unit_file.add("Unit", "Requires", "serverd.socket")
         unit_file.add("Unit", "After", "serverd.socket")
     return unit_file.text()
@@ -72,11 +72,11 @@ def fill_in(template: str, config: ServerConfig, overrides: Sequence[str], *, py
 
 def notes(config: ServerConfig) -> Iterator[str]:
     """What the unit alone does not settle, one line each."""
-    for address in config.listen:
+    for key, address in _addresses(config):
         if isinstance(address, TcpAddress) and 0 < address.port < _FIRST_FREE_PORT:
             yield f"port {address.port} needs a privilege; let systemd open it: listen: [systemd], with serverd.socket"
         if isinstance(address, SystemdAddress):
-            yield f"listen: {address} needs serverd.socket installed beside this unit"
+            yield f"{key}: {address} needs serverd.socket installed beside this unit"
     if config.process.user is None:
         for path in dict.fromkeys(_read_paths(config)):
             if closed := _closed_folder(path):
@@ -123,6 +123,14 @@ class UnitFile:
         return begin, end
 
 
+def _addresses(config: ServerConfig) -> Iterator[tuple[str, ListenAddress]]:
+    """Where it listens, each with its key."""
+    for address in config.listen:
+        yield "listen", address
+    if config.admin is not None:
+        yield "admin.listen", config.admin.listen
+
+
 def _identity(config: ServerConfig) -> Iterator[tuple[str, str, str]]:
     process = config.process
     if process.user is not None:
@@ -136,7 +144,7 @@ def _identity(config: ServerConfig) -> Iterator[tuple[str, str, str]]:
 
 def _folders(config: ServerConfig) -> Iterator[tuple[str, str]]:
     """The folders in which sockets and the pidfile are made: systemd makes those directly below /run."""
-    wanted = [address.path.parent for address in config.listen if isinstance(address, UnixAddress)]
+    wanted = [address.path.parent for _, address in _addresses(config) if isinstance(address, UnixAddress)]
     if config.process.pidfile is not None:
         wanted.append(config.process.pidfile.parent)
     for folder in dict.fromkeys(wanted):

@@ -417,6 +417,14 @@ def test_the_unit_takes_over_who_it_runs_as_and_where_it_writes() -> None:
     assert found["After"] == ["network.target", "serverd.socket"]
 
 
+def test_the_unit_knows_where_the_admin_plane_listens() -> None:
+    found = unit_of("listen: [a:1]\nadmin: {listen: unix:/run/watch/admin.sock}\n")
+    assert found["RuntimeDirectory"] == ["serverd", "watch"]
+    assert "serverd.socket" in unit_of("admin: {listen: systemd:admin}\n")["Requires"]
+    config = load(None, app="main:app", overrides=["admin.listen=a:91", "process.user=nobody"], environ={})
+    assert [line.partition(" needs")[0] for line in notes(config)] == ["port 91"]
+
+
 def test_the_unit_keeps_what_the_command_line_said_and_quotes_it() -> None:
     here = Path.cwd()
     found = unit_of("", "app_dir=.", 'process.title=100% $HOME "x" \\', "workers.threads=4")
