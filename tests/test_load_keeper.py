@@ -33,6 +33,7 @@ class Child:
     def __init__(self, threads: int | ThreadRange, limits: LimitsConfig) -> None:
         self.go_on = threading.Event()
         self.go_on.set()
+        self.pause = 0.0
         self.queue = ConnectionQueue()
         config = ServerConfig(app="test:app", workers=WorkersConfig(threads=threads), limits=limits)
         app = LoadedApp("test:app", "wsgi", no_asgi, None, None, wsgi_app=self.app)
@@ -48,6 +49,7 @@ class Child:
 
     def app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.go_on.wait(10)
+        threading.Event().wait(self.pause)
         start_response("200 OK", [("Content-Length", "2")])
         return [b"ok"]
 
@@ -173,6 +175,25 @@ def test_a_fixed_number_of_threads_is_only_looked_at() -> None:
         quiet(made)
         assert sum(made.slot._numbers[WAITS : WAITS + 16]) == 22
         assert made.threads() == 1
+
+
+def test_the_log_says_when_an_overload_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with contextlib.ExitStack() as stack, child(1, LimitsConfig(queue_wait=0.05)) as made:
+        made.go_on.clear()
+        clients = asked(stack, made, 20)
+        end = time.monotonic() + 0.3
+        wait_until(lambda: made.tick() and time.monotonic() > end)
+        made.pause = 0.03  # each request from now on
+        made.go_on.set()
+        wait_until(lambda: made.tick() and "overload: requests wait 0." in caplog.text)
+        refused = [client.response().status for client in clients].count(503)
+        assert 0 < refused < 20
+        made.tick()
+        for _ in range(10):
+            made.tick(1.0)
+        assert f"the overload is over: {refused} requests were answered 503 in 1 s" in caplog.text
+        assert caplog.text.count("overload") == 2
 
 
 def test_all_of_the_backlog_is_taken_while_no_thread_is_idle() -> None:

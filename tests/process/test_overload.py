@@ -139,8 +139,6 @@ def test_a_queue_that_stands_is_cut(tmp_path: Path, way: str, new: bool) -> None
         daemon.wait_for_line(r"overload: requests wait 0\.\d+ s, longer than limits\.queue_wait \(0\.2 s\)")
         daemon.wait_for_line(r'"GET /0\.04 HTTP/1\.1" 503 ')
         assert client.get("/0").status == 200  # on the same connection
-        if way == "threads" and new:  # one of them is enough: it takes five seconds
-            daemon.wait_for_line(rf"the overload is over: {14 - served} requests were answered 503")
 
 
 @pytest.mark.parametrize("way", WAYS)
