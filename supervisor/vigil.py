@@ -25,8 +25,8 @@ from .roster import Child, Roster
 logger = logging.getLogger("serverd.master")
 
 REASON: Final = "watchdog"
-# How often a sick child that drains is looked at, in seconds.
-_DRAIN_LOOK: Final = 1.0
+# How often a sick child is looked at, in seconds: it may recover, lose more threads, or have nothing else to finish.
+_SICK_LOOK: Final = 1.0
 # A main thread may be late for as long as this whatever the limits say, in seconds: machines are busy at times.
 _LEAST_FROZEN: Final = 2.0
 
@@ -71,14 +71,14 @@ class Vigil:
             logger.error("%s (pid %d) %s: it is replaced", child.name, child.pid, what)
             for line in watchdog.words(finding, limit, now):
                 logger.error("%s: %s", child.name, line)
-        return max(finding.again, now + _DRAIN_LOOK) if finding.sick else finding.again
+        return now + _SICK_LOOK if finding.sick else finding.again
 
     def _hasten(self, child: Child, view: ChildView, finding: watchdog.Finding, now: float) -> float:
         """Nobody waits for a thread that will not come back."""
         if finding.frozen or watchdog.nothing_else_left(view, finding.stuck):
             child.patience = min(child.patience, now)
             return math.inf
-        return now + _DRAIN_LOOK
+        return now + _SICK_LOOK
 
     def _count(self, child: Child, finding: watchdog.Finding) -> None:
         more = len(finding.stuck) - child.lost_threads
