@@ -19,8 +19,11 @@ from ..server.scoreboard import ChildView
 from ..server.stacks import SIGNAL, parse, show, tgkill
 from . import status_view
 
-# A thread that is scheduled writes 50 frames in 0.1 ms; it may have to wait for a processor.
-_EACH: Final = 0.03
+# How often the file is looked at. A thread that is scheduled writes 50 frames in 0.1 ms: one that has written nothing
+# more since the last look is done.
+LOOK: Final = 0.01
+# It may have to wait for a processor; one in an uninterruptible system call never writes.
+_PATIENCE: Final = 0.5
 _MOST_THREADS: Final = 256
 
 
@@ -35,7 +38,9 @@ class Force:
         self._serves = {} if view is None else _serves(view, time.monotonic())
         self._left: list[int] = []
         self._asked = 0
-        self._before = 0
+        self._before = 0  # where it began to write
+        self._size = 0  # at the last look
+        self._until = 0.0  # when it has had its time
         if words < 0 or not _handles(pid):
             say("its main thread does not answer, and it cannot be asked otherwise yet")
             return
@@ -44,7 +49,11 @@ class Force:
         self.step()
 
     def step(self) -> None:
-        """Take what the last thread has written, and ask the next."""
+        """Look whether the thread that was asked last is done; then ask the next."""
+        now = time.monotonic()
+        if self._asked and not self._is_done(now):
+            self.due = now + LOOK
+            return
         if self._asked:
             self._take()
         self._asked = 0
@@ -52,17 +61,21 @@ class Force:
         while self._left and not self._asked:
             thread = self._left.pop(0)
             try:
-                self._before = os.lseek(self._words, 0, os.SEEK_END)
+                self._before = self._size = os.lseek(self._words, 0, os.SEEK_END)
                 tgkill()(self._pid, thread, SIGNAL)
             except OSError:  # it has ended
                 continue
             self._asked = thread
-            self.due = time.monotonic() + _EACH
+            self._until = now + _PATIENCE
+            self.due = now + LOOK
+
+    def _is_done(self, now: float) -> bool:
+        before, self._size = self._size, os.fstat(self._words).st_size
+        return now >= self._until or before == self._size > self._before
 
     def _take(self) -> None:
         thread = self._asked
-        size = os.fstat(self._words).st_size - self._before
-        text = os.pread(self._words, max(0, size), self._before).decode(errors="backslashreplace")
+        text = os.pread(self._words, max(0, self._size - self._before), self._before).decode(errors="replace")
         os.ftruncate(self._words, self._before)
         os.lseek(
             self._words, self._before, os.SEEK_SET
