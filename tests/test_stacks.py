@@ -18,7 +18,7 @@ import pytest
 from serverd.server import stacks
 from serverd.server.channel import StacksAre
 from serverd.server.stacks import Frame, Stacks, frames_of, parse, show
-from serverd.supervisor import stack_force, stack_rounds
+from serverd.supervisor import stack_rounds
 from serverd.supervisor.board import Board
 from serverd.supervisor.child_state import State
 from serverd.supervisor.roster import Child, Roster
@@ -254,21 +254,21 @@ def test_the_threads_of_a_child_that_does_not_answer_are_asked_one_by_one() -> N
     words = os.memfd_create("words")
     argv = [sys.executable, "-c", HANGING, str(words)]
     with subprocess.Popen(argv, pass_fds=(words,), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
         said: list[str] = []
-        force = Force(process.pid, words, None, said.append)
-        while force.due != math.inf:
-            time.sleep(
-                max(0.0, force.due - time.monotonic()) + stack_force._EACH
-            )  # as the master's selector does
-            force.step()
-        assert said[0] == "its main thread does not answer; what its threads have written themselves:"
-        assert len(said) == 3
-        assert all("in hang" in text for text in said[1:])
-        assert process.poll() is None
-        assert os.fstat(words).st_size == 0, "nothing is left in the file"
-        process.kill()
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            force = Force(process.pid, words, None, said.append)
+            while force.due != math.inf:
+                time.sleep(max(0.0, force.due - time.monotonic()))  # as the master's selector does
+                force.step()
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert said[0] == "its main thread does not answer; what its threads have written themselves:"
+    assert len(said) == 3
+    assert all("in hang" in text for text in said[1:])
+    assert os.fstat(words).st_size == 0, "nothing is left in the file"
     os.close(words)
 
 
