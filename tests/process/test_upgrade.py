@@ -168,6 +168,32 @@ def test_nothing_is_left_open_from_upgrade_to_upgrade(tmp_path: Path) -> None:
             assert counts[0] == counts[1] == counts[2]
 
 
+def test_what_the_new_configuration_does_not_want_is_put_away(tmp_path: Path) -> None:
+    """Also what a reload cannot change: the pidfile. And files that nobody has asked for any more are removed once."""
+    listen = ["127.0.0.1:0", "unix:old.sock", "unix:kept.sock"]
+    with Daemon(tmp_path, config={"listen": listen, "process": {"pidfile": "old"}}) as daemon:
+        daemon.wait_ready()
+        listen = ["127.0.0.1:0", "unix:kept.sock", "unix:new.sock"]
+        daemon.write_config({"listen": listen, "process": {"pidfile": "new"}})
+        new = upgrade(daemon, daemon.pid)
+        wait_gone(daemon.pid)
+        assert sorted(path.name for path in tmp_path.glob("*.sock")) == ["kept.sock", "new.sock"]
+        for name in ("kept.sock", "new.sock"):
+            with RawClient(str(tmp_path / name)) as client:
+                assert client.get("/").status == 200
+        assert not (tmp_path / "old").exists()
+        assert (tmp_path / "new").read_text() == f"{new}\n"
+        again = subprocess.run(
+            [sys.executable, "-m", "serverd", "-c", str(daemon.config_file)], capture_output=True, text=True
+        )
+        assert again.returncode == 1
+        assert "is in use by another process" in again.stderr
+        os.kill(new, signal.SIGTERM)
+        wait_gone(new)
+        assert list(tmp_path.glob("*.sock")) == []
+        assert not (tmp_path / "new").exists()
+
+
 def test_systemd_hears_who_the_main_process_is(tmp_path: Path, manager: Manager) -> None:
     env = {"NOTIFY_SOCKET": manager.env, "WATCHDOG_USEC": "2000000"}
     with Daemon(tmp_path, env=env) as daemon:
