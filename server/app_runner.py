@@ -26,7 +26,8 @@ from .asgi.run_sync import call_blocking
 from .asgi.scope import ScopeBuilder
 from .blocking import BlockingExchange
 from .connection import Connection
-from .exchange import ClientGone, Exchange, Host
+from .exchange import ClientGone, Exchange
+from .host import Host
 from .http.events import RequestReceived
 from .http.response import ResponseError
 from .routes import WEBSOCKET, is_event_source

@@ -13,7 +13,8 @@ import asyncio
 from typing import Final
 
 from .connection import PROGRESS, Connection
-from .exchange import ClientGone, Exchange, Host
+from .exchange import ClientGone, Exchange
+from .host import Host
 from .http.events import RequestReceived
 
 # A sender is held back while more than this waits for the client; asyncio's own high-water mark.

@@ -20,8 +20,9 @@ from .access_log import WorkerLog
 from .app_runner import AppRunner
 from .conn_queue import ConnectionQueue
 from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
-from .exchange import ClientGone, Exchange, Watcher
+from .exchange import ClientGone, Exchange
 from .farewell import Refuser, dismiss
+from .host import Watcher
 from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleEvent
 from .memo import ResponseMemo

@@ -102,7 +102,9 @@ class SyncWorker(Serving):
             wsgi_app=wsgi_app,
             slot=slot,
         )
-        self.retired = False  # another worker has taken its place, or none is needed: it ends with its request
+        self.retired = (
+            False  # another worker has taken its place, or none is needed: it ends with its request
+        )
         self._sock = sock
         self._async_pool = async_pool
         self._relief = relief

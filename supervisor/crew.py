@@ -36,7 +36,7 @@ from ..server.channel import (
     Stop,
     Worn,
 )
-from . import cgroup, flight_recorder, policy, reports
+from . import actions, cgroup, flight_recorder, policy, reports
 from .board import Board
 from .child_state import Event, IllegalTransition, State
 from .heirs import heirs_of, introduced
@@ -155,21 +155,21 @@ class Crew:
         return False
 
     def dismiss(
-        self, action: policy.SayClose | policy.AskToDrain | policy.AskToStop | policy.KillChild
+        self, action: actions.SayClose | actions.AskToDrain | actions.AskToStop | actions.KillChild
     ) -> None:
         """See a child off, as kindly as `action` says."""
         match action:
-            case policy.SayClose(child):
+            case actions.SayClose(child):
                 child.lame = True
                 self._send(child, LameDuck())
-            case policy.AskToDrain():
+            case actions.AskToDrain():
                 self.drain(action)
-            case policy.AskToStop(child, reason):
+            case actions.AskToStop(child, reason):
                 self.stop(child, reason)
-            case policy.KillChild(child, reason):
+            case actions.KillChild(child, reason):
                 self.kill(child, reason)
 
-    def drain(self, action: policy.AskToDrain) -> None:
+    def drain(self, action: actions.AskToDrain) -> None:
         """Tell a child to finish what it has received, and who gets its idle connections."""
         child = action.child
         heirs = () if action.final else heirs_of(child, self._roster)

@@ -10,11 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from .crew import Crew
-from .listeners import Listeners
-from .nursery import Nursery
-from .orders import Orders
-from .policy import (
+from .actions import (
     Action,
     AskToDrain,
     AskToStop,
@@ -31,6 +27,10 @@ from .policy import (
     StartChild,
     StartTemplate,
 )
+from .crew import Crew
+from .listeners import Listeners
+from .nursery import Nursery
+from .orders import Orders
 from .rollout import Rollout
 from .roster import Child, Generation, Urgency
 from .spawn import Closable

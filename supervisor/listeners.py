@@ -79,9 +79,7 @@ class Listeners:
     files are somebody else's until `own`. `use` tells those for the application from others.
     """
 
-    def __init__(
-        self, inherited: Inherited, heirlooms: list[Heirloom] | None = None, use: str = ""
-    ) -> None:
+    def __init__(self, inherited: Inherited, heirlooms: list[Heirloom] | None = None, use: str = "") -> None:
         self._use = use
         self._inherited = inherited
         self._heirlooms = [] if heirlooms is None else heirlooms

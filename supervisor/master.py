@@ -140,9 +140,7 @@ class Master:
             self._upgrade,
             self._bury,
         )
-        self._commands = Commands(
-            self._roster, self._orders, self._crew.rounds, self._board, self._facts
-        )
+        self._commands = Commands(self._roster, self._orders, self._crew.rounds, self._board, self._facts)
         self._control.answer = self._commands.answer
         self._hands = Hands(
             self._listeners,
@@ -283,7 +281,9 @@ class Master:
             self._control.follow(self._rollout.config)
             self._outside.take_over(line)
             self._admin.begin()
-            logger.info("upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid)
+            logger.info(
+                "upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid
+            )
 
     def _publish(self) -> None:
         """Write onto the board what is true now, if it is new."""

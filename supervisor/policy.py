@@ -23,8 +23,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .actions import (
+    Action,
+    AskToDrain,
+    AskToStop,
+    BeginReload,
+    EndLameDuck,
+    GiveUp,
+    Judge,
+    KillChild,
+    KillTemplate,
+    Promote,
+    Quit,
+    Renew,
+    SayClose,
+    StartChild,
+    StartTemplate,
+)
 from .child_state import State
-from .roster import EXIT_GRACE, Child, Generation, Roster, Urgency
+from .roster import EXIT_GRACE, Child, Roster, Urgency
 from .template import Phase, Template
 
 # Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and
@@ -62,125 +79,6 @@ CANARY_LOOK: Final = 1.0
 MOST_SUPERSEDED: Final = 5
 
 _AT_ONCE: Final = -math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class StartChild:
-    """The place `index` of `generation` is empty."""
-
-    generation: Generation
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """`child` is worn: start its successor beside it, if there is memory for both."""
-
-    generation: Generation
-    child: Child
-
-
-@dataclass(frozen=True, slots=True)
-class StartTemplate:
-    """`generation` wants its children forked from a template, and there is none."""
-
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True)
-class KillTemplate:
-    """It has had its chance; or nobody needs it any more: then `reason` is empty."""
-
-    template: Template
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SayClose:
-    """The server is a lame duck: `child` says `Connection: close` from now on."""
-
-    child: Child
-
-
-@dataclass(frozen=True, slots=True)
-class EndLameDuck:
-    """Load balancers have had the time to notice: stop in earnest."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskToDrain:
-    """`patience`: seconds until the master loses it (infinite when `timeouts.graceful` is 0)."""
-
-    child: Child
-    graceful: float
-    final: bool
-    close_idle: bool
-    patience: float
-
-
-@dataclass(frozen=True, slots=True)
-class AskToStop:
-    """It has to give up what is in flight; `reason` is empty when a person asked for that."""
-
-    child: Child
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillChild:
-    """It has had its chance."""
-
-    child: Child
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """The booting generation is complete."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """Compare the canary with what serves; `end`: the trial is over then."""
-
-    generation: Generation
-    child: Child
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The booting generation has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class BeginReload:
-    """Answer the request for a new generation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """Nobody is left."""
-
-    status: int
-
-
-Action = (
-    StartChild
-    | StartTemplate
-    | KillTemplate
-    | Renew
-    | SayClose
-    | EndLameDuck
-    | AskToDrain
-    | AskToStop
-    | KillChild
-    | Promote
-    | Judge
-    | GiveUp
-    | BeginReload
-    | Quit
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +233,9 @@ def _shut_down(roster: Roster) -> Iterator[Due]:
             # The new master's children accept from the same listeners, as after a reload.
             yield Due(_AT_ONCE, _farewell(roster, child, final=not roster.shutdown.handed_over))
     patient = roster.shutdown.urgency is Urgency.GRACEFUL
-    others = roster.upgrading or (roster.follows and patient)  # other masters, whose end is the end of this service too
+    others = roster.upgrading or (
+        roster.follows and patient
+    )  # other masters, whose end is the end of this service too
     if not roster.children and not roster.templates and not others:
         yield Due(_AT_ONCE, Quit(roster.shutdown.status))
 

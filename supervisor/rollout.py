@@ -18,13 +18,13 @@ import setproctitle
 from ..config import ConfigError, ServerConfig
 from ..config.logs import setup_logging
 from . import fd_store, policy, reports
+from .actions import AskToDrain
 from .admin import Admin
 from .control import Control
 from .crew import Crew
 from .listeners import Access, Listener, ListenError, Listeners
 from .notify import Notifier
 from .outside import Outside, admin_addresses
-from .policy import AskToDrain
 from .privileges import Identity, PrivilegeError, resolve
 from .roster import Generation, Outcome, Roster
 from .watching import Watching

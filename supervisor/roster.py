@@ -121,7 +121,9 @@ class Generation:
     failure: BootFailure | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
     template_slot: Slot = field(default_factory=Slot)
-    on_trial: bool = False  # its first child serves beside the old generation, and is compared (`reload.canary`)
+    on_trial: bool = (
+        False  # its first child serves beside the old generation, and is compared (`reload.canary`)
+    )
     looked_at: float = -math.inf  # when it was compared last
     imported_in: float = 0.0  # seconds that its template took; `timeouts.boot` counts them for the children
 

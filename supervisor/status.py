@@ -25,7 +25,10 @@ def status(facts: dict[str, Any], board: Board) -> dict[str, Any]:
     found = describe(
         snapshot(facts, views, totals, time.monotonic(), time.time()), Verdict(ok=True, reason="")
     )
-    del found["ready"], found["resident"]["admin"]  # the first needs history, the second is measured over there
+    del (
+        found["ready"],
+        found["resident"]["admin"],
+    )  # the first needs history, the second is measured over there
     for child, fact in zip(found["children"], facts["children"], strict=True):
         view = views.get(fact["offset"])
         child["requests"] = 0 if view is None else view.totals.requests

@@ -8,8 +8,7 @@ import pytest
 
 from serverd.config import ReloadConfig
 from serverd.supervisor import policy
-from serverd.supervisor.child_state import Event, IllegalTransition, State
-from serverd.supervisor.policy import (
+from serverd.supervisor.actions import (
     AskToDrain,
     AskToStop,
     GiveUp,
@@ -20,6 +19,7 @@ from serverd.supervisor.policy import (
     SayClose,
     StartChild,
 )
+from serverd.supervisor.child_state import Event, IllegalTransition, State
 from serverd.supervisor.roster import BootFailure, Child, Departure, Shutdown, Urgency
 from tests.support.world import World, configuration
 

@@ -15,11 +15,11 @@ from serverd.config import ServerConfig
 from serverd.server import template as body
 from serverd.server.arena import NO_PAPERS, Papers, Region
 from serverd.server.channel import Channel, ChannelError, Fork, Stop
-from serverd.supervisor import policy
+from serverd.supervisor import actions, policy
+from serverd.supervisor.actions import Action
 from serverd.supervisor.child_state import Event as ChildEvent
 from serverd.supervisor.child_state import IllegalTransition, State
 from serverd.supervisor.nursery import claim
-from serverd.supervisor.policy import Action
 from serverd.supervisor.roster import BootFailure, Child, Shutdown, Urgency
 from serverd.supervisor.template import Event, OutOfTurn, Phase, Template, next_phase
 from tests.support.world import World, configuration
@@ -65,9 +65,9 @@ class Hatchery(World):
     @override
     def _act(self, action: Action) -> None:
         match action:
-            case policy.StartTemplate(generation):
+            case actions.StartTemplate(generation):
                 self.roster.templates.append(Template(generation.number, self.now, self.now))
-            case policy.KillTemplate(template, reason):
+            case actions.KillTemplate(template, reason):
                 template.not_needed, template.killed_because = not reason, reason
                 template.apply(Event.KILL_SENT, self.now)
             case _:
@@ -148,7 +148,7 @@ def test_a_child_that_has_crashed_comes_from_the_same_template() -> None:
     world.exits(world.child(0), -11)
     world.pass_time(policy.BACKOFF_FIRST)
     assert world.forks().index == 0
-    assert len(world.actions(policy.StartTemplate)) == 1
+    assert len(world.actions(actions.StartTemplate)) == 1
 
 
 def test_a_new_generation_has_a_new_template_and_the_old_one_goes_with_its_generation() -> None:

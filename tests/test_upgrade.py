@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from serverd.supervisor.actions import AskToDrain, Quit
 from serverd.supervisor.child_state import State as ChildState
 from serverd.supervisor.listeners import Heirloom
 from serverd.supervisor.notify import Manager
 from serverd.supervisor.origin import current_folder
-from serverd.supervisor.policy import AskToDrain, Quit
 from serverd.supervisor.roster import Shutdown, Urgency
 from serverd.supervisor.succession import (
     VARIABLE,

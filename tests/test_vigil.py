@@ -12,10 +12,10 @@ from serverd.config.model import TimeoutsConfig, WorkersConfig
 from serverd.server.http.events import RequestReceived
 from serverd.server.slots import LOOP, MAIN, WORKER, Scores, Slot
 from serverd.supervisor import policy
+from serverd.supervisor.actions import AskToStop, Renew
 from serverd.supervisor.board import Board
 from serverd.supervisor.child_state import Event
 from serverd.supervisor.facts import History
-from serverd.supervisor.policy import AskToStop, Renew
 from serverd.supervisor.roster import Child, Roster
 from serverd.supervisor.vigil import Vigil
 

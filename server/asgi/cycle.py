@@ -18,8 +18,9 @@ from time import monotonic
 from typing import Any, Final
 
 from ..connection import SINCE, Connection
-from ..exchange import ClientGone, Exchange, Host
+from ..exchange import ClientGone, Exchange
 from ..file_range import FileRange, FileShrank
+from ..host import Host
 from ..http.events import ProtocolError, RequestReceived
 from ..http.response import ResponseError
 from ..paced import PacedExchange, resolve

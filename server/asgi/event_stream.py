@@ -16,7 +16,8 @@ import contextlib
 from typing import Any, Final
 
 from ..connection import Connection
-from ..exchange import ClientGone, Headers, Host
+from ..exchange import ClientGone, Headers
+from ..host import Host
 from ..http.events import RequestReceived
 from ..http.response import ResponseError
 from ..slots import EVENT_STREAM

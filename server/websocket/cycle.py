@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..connection import Connection
-from ..exchange import ClientGone, Host
+from ..exchange import ClientGone
+from ..host import Host
 from ..http.events import RequestReceived
 from ..http.response import ResponseError
 from .handshake import Handshake, HandshakeRefused

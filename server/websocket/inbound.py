@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from ..connection import Connection
-from ..exchange import Host
+from ..host import Host
 from ..http.events import RequestReceived
 from ..paced import HIGH_WATER, PacedExchange, resolve
 from ..slots import WEBSOCKET

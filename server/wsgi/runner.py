@@ -20,7 +20,7 @@ from .response import Misuse, Response
 if TYPE_CHECKING:
     from ..app_loader import WSGIApp
     from ..blocking import BlockingExchange
-    from ..exchange import Host
+    from ..host import Host
 
 errors = logging.getLogger("serverd.error")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from serverd.config import ServerConfig
 from serverd.server.channel import BootFailed
-from serverd.supervisor import policy
+from serverd.supervisor import actions, policy
+from serverd.supervisor.actions import Action
 from serverd.supervisor.child_state import Event, State
-from serverd.supervisor.policy import Action
 from serverd.supervisor.roster import Child, Departure, Generation, Roster, Shutdown, Urgency
 
 
@@ -56,46 +56,46 @@ class World:
 
     def _act(self, action: Action) -> None:
         match action:
-            case policy.StartChild() | policy.Renew():
+            case actions.StartChild() | actions.Renew():
                 self._begin_child(action)
-            case policy.SayClose() | policy.EndLameDuck() | policy.Judge():
+            case actions.SayClose() | actions.EndLameDuck() | actions.Judge():
                 self._go_on(action)
-            case policy.AskToDrain(child, _, final, _, patience):
+            case actions.AskToDrain(child, _, final, _, patience):
                 self.roster.drain_sent(child, self.now, final=final, patience=patience)
-            case policy.AskToStop(child, _):
+            case actions.AskToStop(child, _):
                 child.apply(Event.STOP_SENT, self.now)
-            case policy.KillChild(child, reason):
+            case actions.KillChild(child, reason):
                 child.killed_because = reason
                 child.apply(Event.KILL_SENT, self.now)
-            case policy.Promote():
+            case actions.Promote():
                 self.roster.promote()
-            case policy.GiveUp():
+            case actions.GiveUp():
                 self._give_up()
-            case policy.BeginReload():
+            case actions.BeginReload():
                 request, self.roster.request = self.roster.request, None
                 assert request is not None
                 self.roster.begin(self.next_config, None, request.cause, self.now)
-            case policy.Quit(status):
+            case actions.Quit(status):
                 self.quit = status
 
-    def _go_on(self, action: policy.SayClose | policy.EndLameDuck | policy.Judge) -> None:
+    def _go_on(self, action: actions.SayClose | actions.EndLameDuck | actions.Judge) -> None:
         match action:
-            case policy.Judge(generation, _, end):
+            case actions.Judge(generation, _, end):
                 generation.looked_at = self.now
                 generation.on_trial = self.now < end
-            case policy.SayClose(child):
+            case actions.SayClose(child):
                 child.lame = True
-            case policy.EndLameDuck():
+            case actions.EndLameDuck():
                 self.roster.lame_until = None
                 self.roster.shutdown = Shutdown(Urgency.GRACEFUL, 0)
 
-    def _begin_child(self, action: policy.StartChild | policy.Renew) -> None:
+    def _begin_child(self, action: actions.StartChild | actions.Renew) -> None:
         match action:
-            case policy.StartChild(generation, index):
+            case actions.StartChild(generation, index):
                 self._start(Child(index, generation.number, self.now))
-            case policy.Renew(generation, worn) if self.memory:
+            case actions.Renew(generation, worn) if self.memory:
                 self._start(Child(worn.index, generation.number, self.now, replaces=worn))
-            case policy.Renew(_, worn):
+            case actions.Renew(_, worn):
                 worn.worn_at = self.now + policy.RENEW_AGAIN
 
     def _start(self, child: Child) -> None:
