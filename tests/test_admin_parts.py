@@ -208,6 +208,7 @@ def test_roles_and_states_come_from_the_slots() -> None:
     ]  # fmt: skip
     assert shown.states == {"idle": 1, "running": 1, "reading": 0, "writing": 0}
     assert (shown.threads[1].path, shown.threads[1].request) == ("/slow", "0.1-2-2")
+    assert [thread.waiting for thread in shown.threads] == [1, 0, 0]
     assert shown.held == {"request": 0, "websocket": 1, "event stream": 0}
     assert [item.path for item in shown.waiting] == ["/ws"]
     assert shown.connections["idle"] == 4

@@ -109,9 +109,10 @@ def _child(facts: Mapping[str, Any], view: ChildView | None) -> Child:
 
 def _thread(slot: SlotView, request: str) -> Thread:
     home = slot.role == "loop"
+    waiting = slot.waiting + slot.websockets + slot.event_streams
     if slot.since is None:
-        return Thread(slot.place, slot.state, home=home)
-    return Thread(slot.place, slot.state, slot.method, slot.path, request, slot.since, home)
+        return Thread(slot.place, slot.state, home=home, waiting=waiting)
+    return Thread(slot.place, slot.state, slot.method, slot.path, request, slot.since, home, waiting)
 
 
 def _held(slots: list[SlotView]) -> dict[str, int]:

@@ -41,7 +41,8 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Thread:
     """One slot that somebody has. ``since``: monotonic seconds, when the request that holds it began; ``request``: its
-    identifier. ``home``: the event loop of the child, which is no worker."""
+    identifier. ``home``: the event loop of the child, which is no worker. ``waiting``: what waits in its loop, and does
+    not hold it."""
 
     slot: int
     state: str
@@ -50,6 +51,7 @@ class Thread:
     request: str = ""
     since: float | None = None
     home: bool = False
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

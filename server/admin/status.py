@@ -68,6 +68,8 @@ def _thread(thread: Thread, now: float) -> dict[str, Any]:
     found: dict[str, Any] = {"slot": thread.slot, "state": thread.state}
     if thread.home:
         found["home"] = True
+    if thread.waiting:
+        found["waiting"] = thread.waiting
     if thread.since is not None:
         found["method"] = thread.method
         found["path"] = thread.path
