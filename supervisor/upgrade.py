@@ -224,9 +224,9 @@ class Upgrade:
         if self._new is None or self.due() > now:
             return
         if self.state is State.BOOTING:
-            reason = (
-                f"the new master did not serve within {patience(self._timeouts.boot):g} s (timeouts.boot)"
-            )
+            limit = patience(self._timeouts.boot)
+            reason = f"the new master did not serve within {limit:g} s (timeouts.boot)"
+            logger.error("upgrade: %s: it has to go", reason)
             self._tell_to_go(signal.SIGTERM, reason, Urgency.GRACEFUL)
         else:
             self._kill()
