@@ -3,13 +3,14 @@
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serverd.supervisor.notify import Notifier
+from serverd.supervisor.notify import Manager, Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -102,4 +103,58 @@ def test_a_manager_that_does_not_read_is_not_waited_for(manager: tuple[socket.so
     told, _ = notifier(address)
     for _ in range(2000):  # far more than net.unix.max_dgram_qlen
         told.starting("x" * 1000, 0.0)
+    told.close()
+
+
+def test_while_muted_nothing_is_said(manager: tuple[socket.socket, str]) -> None:
+    sock, address = manager
+    told = Notifier(Manager(address, 10.0, 4), muted=True)
+    told.ready("not yet")
+    told.ping(100.0)
+    assert told.ping_at() == math.inf
+    told.unmute()
+    told.ready("now")
+    assert sock.recv(4096).decode().split("\n")[1] == "STATUS=now"
+    assert told.ping_at() == 105.0
+    told.close()
+
+
+def test_the_last_word_is_heard_though_the_manager_is_behind(manager: tuple[socket.socket, str]) -> None:
+    sock, address = manager
+    told, _ = notifier(address)
+    for _ in range(2000):  # far more than net.unix.max_dgram_qlen: the next one does not fit
+        told.ping(0.0)
+    heard: list[bytes] = []
+
+    def read() -> None:
+        while not heard or not heard[-1].startswith(b"MAINPID"):
+            heard.append(sock.recv(4096))
+
+    reading = threading.Thread(target=read)
+    speaking = threading.Thread(target=told.hand_over, args=(4711,))
+    speaking.start()
+    reading.start()
+    speaking.join(5.0)
+    reading.join(5.0)
+    assert heard[-1] == b"MAINPID=4711"
+    assert told.sock is None
+
+
+def test_a_descriptor_is_stored_by_its_name(manager: tuple[socket.socket, str]) -> None:
+    sock, address = manager
+    environ = {"NOTIFY_SOCKET": address, "FDSTORE": "16"}
+    told = Notifier.take_from(environ, os.getpid())
+    assert environ == {}
+    assert told.manager.store == 16
+    reader, writer = os.pipe()
+    told.store("serverd/x", writer)
+    os.close(writer)
+    text, (copy,), _, _ = socket.recv_fds(sock, 4096, 1)
+    assert text == b"FDSTORE=1\nFDNAME=serverd/x"
+    os.write(copy, b"!")
+    assert os.read(reader, 1) == b"!"
+    told.discard("serverd/x")
+    assert sock.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=serverd/x"
+    for fd in (reader, copy):
+        os.close(fd)
     told.close()
