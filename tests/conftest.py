@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 # What the shell, a service manager or a platform says to a server is not said to the servers that tests start.
-TO_A_SERVER = ("SERVERD_", "LISTEN_", "PORT", "WEB_CONCURRENCY", "NOTIFY_SOCKET", "WATCHDOG_")
+TO_A_SERVER = ("SERVERD_", "LISTEN_", "PORT", "WEB_CONCURRENCY", "NOTIFY_SOCKET", "WATCHDOG_", "FDSTORE")
 for name in [name for name in os.environ if name.startswith(TO_A_SERVER)]:
     del os.environ[name]
 
