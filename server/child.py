@@ -268,6 +268,8 @@ class _Child:
             self._queue.add_listener(sock)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        now = time.monotonic()
+        self._tell(now, now + _COUNT_EVERY)  # before the master hears that it is ready, and holds it to that
 
     def readiness(self, seconds: float) -> Ready:
         return Ready(
