@@ -14,8 +14,8 @@ from typing import Final
 
 from ..config import ServerConfig
 
-# Where systemd makes the RuntimeDirectory= of our units.
-_SYSTEM_RUNTIME: Final = Path("/run/serverd")
+# Where systemd makes the RuntimeDirectory= of our units; an instance of serverd@.service is named after its file.
+_SYSTEM_RUNTIME: Final = Path("/run")
 
 
 def paths(config: ServerConfig, environ: Mapping[str, str]) -> list[Path]:
@@ -53,7 +53,8 @@ def places(config: ServerConfig, environ: Mapping[str, str]) -> list[Path]:
 
 def places_of_file(source: Path, environ: Mapping[str, str]) -> list[Path]:
     """The same, when nothing is known but where the configuration's file is."""
-    folders = [_SYSTEM_RUNTIME]
+    roots = [_SYSTEM_RUNTIME]
     if user := environ.get("XDG_RUNTIME_DIR"):
-        folders.append(Path(user) / "serverd")
-    return [beside(source), *(folder / service_name(source) for folder in folders)]
+        roots.append(Path(user))
+    names = ("serverd", f"serverd-{source.stem}")
+    return [beside(source), *(root / name / service_name(source) for root in roots for name in names)]

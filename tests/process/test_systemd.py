@@ -492,6 +492,12 @@ def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
     wait_until(lambda: box.get(8000, "/api/status")[0] == 200, "the new child serves")
     assert box.show("serverd", "ActiveState", "NRestarts") == ["active", "0"]
 
+    # Root's commands find its control socket, though the service may not write beside its configuration.
+    config = ("-c", "/etc/serverd/server.yaml")
+    assert box.run("serverd", "reload", "--wait", *config).startswith("generation 3 ready")
+    assert "serving, generation 3" in box.run("serverd", "status", *config)
+    assert "in get" in box.run("serverd", "stacks", *config), "a thread may write its stack in the sandbox"
+
     processes = box.processes("serverd")
     box.run("systemctl", "stop", "serverd")
     assert box.show("serverd", "Result", "ExecMainStatus") == ["success", "0"]
@@ -519,6 +525,9 @@ def test_instances_run_side_by_side_as_different_users(box: Box) -> None:
     workers = [pid for name in ("shop", "blog") for pid in box.workers(f"serverd@{name}")]
     users = {re.findall(r"^Uid:\s*(\d+)", box.read(pid, "status"), re.MULTILINE)[0] for pid in workers}
     assert len(users) == 2
+    for name in ("shop", "blog"):
+        (master,) = box.show(f"serverd@{name}", "MainPID")
+        assert f", pid {master}, " in box.run("serverd", "status", "-c", f"/etc/serverd/{name}.yaml")
     box.run("systemctl", "stop", "serverd@shop", "serverd@blog")
     assert box.show("serverd@shop", "Result", "ExecMainStatus") == ["success", "0"]
 
