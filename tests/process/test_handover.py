@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from ..support.certificates import Authority, TlsClient
 from ..support.client import RawClient, Response
-from ..support.daemon import Daemon, free_port, wait_until
+from ..support.daemon import Daemon, free_port, title, wait_until
 from ..support.load import Load
 from ..support.probe import source
 
@@ -285,3 +286,29 @@ def test_the_clients_addresses_travel_along(tmp_path: Path) -> None:
             replaced(daemon, lambda: daemon.signal(signal.SIGHUP))
             bound.sendall(b"GET /after HTTP/1.1\r\nHost: x\r\n\r\n")
             daemon.wait_for_line(r"g2 +127\.0\.0\.77 .*GET /after")
+
+
+def test_a_sibling_that_stands_still_gets_nothing_and_the_others_get_its_share(tmp_path: Path) -> None:
+    config = QUIET | {"workers": {"processes": 3, "threads": 1}}
+    with Daemon(tmp_path, app=source("v1"), config=config) as daemon:
+        daemon.wait_ready()
+        by_index = {title(pid).split()[2]: pid for pid in daemon.workers()}
+        stands_still, leaves = by_index["0"], by_index["2"]
+        with contextlib.ExitStack() as stack:
+            of_the_last: list[RawClient] = []
+
+            def connect() -> bool:
+                client = stack.enter_context(RawClient(("127.0.0.1", daemon.port)))
+                if answerer(client.get())[1] == leaves:
+                    of_the_last.append(client)
+                return len(of_the_last) == 10
+
+            wait_until(connect, "connections that the last child has")
+            os.kill(stands_still, signal.SIGSTOP)
+            try:
+                daemon.signal(signal.SIGTTOU)
+                wait_until(lambda: leaves not in daemon.workers(), "the end of the last child")
+                answers = {answerer(client.get()) for client in of_the_last}
+                assert answers == {("v1", by_index["1"])}
+            finally:
+                os.kill(stands_still, signal.SIGCONT)
