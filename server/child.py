@@ -358,8 +358,11 @@ class _Child:
 
     def _show_stacks(self, request: int) -> None:
         """Tell the master where every thread is, one message for each."""
-        for text in self._stacks.report(self._held()):
-            self._spec.channel.send(StacksAre(request, text, last=False))
+        try:
+            for text in self._stacks.report(self._held()):
+                self._spec.channel.send(StacksAre(request, text, last=False))
+        except Exception:
+            logger.exception("the stacks cannot be shown")  # which is no reason to stop serving
         self._spec.channel.send(StacksAre(request, "", last=True))
 
     def _noticed(self) -> None:

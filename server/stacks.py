@@ -34,6 +34,8 @@ _PATIENCE: Final = 0.5
 _SETTLED: Final = 0.002  # a handler that has written nothing more for so long is done; a frame takes it 2 µs
 # How long a loop may take to get round to it.
 _TURN: Final = 0.5
+# A whole report keeps the main thread from its deadlines for so long at most.
+_BUDGET: Final = 2.0
 _MOST_THREADS: Final = 256
 _MOST_COROUTINES: Final = 50
 
@@ -88,10 +90,14 @@ class Stacks:
     def report(self, held: Mapping[int, Held]) -> Iterator[str]:
         """A text for each thread; ``held``: by the number that Python has for the thread."""
         asked = {ident: self.ask(thread) for ident, thread in held.items() if thread.waiting}
+        began = time.monotonic()
         threads = sorted(threading.enumerate(), key=lambda thread: (thread.ident not in held, thread.name))
         for thread in threads[:_MOST_THREADS]:
+            if time.monotonic() > began + _BUDGET:
+                yield f"thread {thread.name} ({thread.native_id}) was not asked: the others took too long"
+                continue
             ours = held.get(thread.ident or 0)
-            yield "\n".join(self._thread(thread, ours, asked.get(thread.ident or 0)))
+            yield "\n".join(self._thread(thread, ours, asked.get(thread.ident or 0), began + _TURN))
         if len(threads) > _MOST_THREADS:
             yield f"and {len(threads) - _MOST_THREADS} more threads"
         yield from _foreign(threads)
@@ -101,7 +107,7 @@ class Stacks:
         before = os.lseek(self._file, 0, os.SEEK_END)
         try:
             self._tgkill(os.getpid(), native_id, SIGNAL)
-        except ProcessLookupError:
+        except OSError:  # or it begins, and has no number yet
             return ["it has ended"]
         text = self._written(before)
         os.ftruncate(self._file, before)
@@ -113,10 +119,14 @@ class Stacks:
         return [line for frame in parse(text) for line in show(frame)] or ["no Python code runs in it"]
 
     def _thread(
-        self, thread: threading.Thread, held: Held | None, asked: concurrent.futures.Future[list[str]] | None
+        self,
+        thread: threading.Thread,
+        held: Held | None,
+        asked: concurrent.futures.Future[list[str]] | None,
+        until: float,
     ) -> Iterator[str]:
         now = time.monotonic()
-        serves = "" if held is None else " idle"
+        serves = "" if held is None or held.waiting else " idle"
         if held is not None and held.current is not None:
             serves = f" holds {self._describe(held.current, now)}"
         yield f"thread {thread.name} ({thread.native_id}){serves}"
@@ -128,7 +138,7 @@ class Stacks:
         if asked is None:
             return
         try:
-            yield from asked.result(_TURN)
+            yield from asked.result(max(0.0, until - time.monotonic()))
         except TimeoutError:
             # Nothing changes in it now, so that these can be looked at from here; frames that may run cannot.
             waiting = list(held.waiting.values())[:_MOST_COROUTINES] if held is not None else []
@@ -203,7 +213,11 @@ def frames_of(task: asyncio.Task[Any]) -> list[Frame]:
 def _foreign(known: Iterable[threading.Thread]) -> Iterator[str]:
     """The threads that Python knows nothing of, by the names that the kernel has for them."""
     ours = {thread.native_id for thread in known}
-    for task in sorted(map(int, os.listdir("/proc/self/task"))):
+    try:
+        tasks = sorted(map(int, os.listdir("/proc/self/task")))
+    except OSError:  # /proc is not mounted here
+        return
+    for task in tasks:
         if task in ours:
             continue
         try:
