@@ -84,6 +84,8 @@ def _child(child: Child) -> dict[str, Any]:
 
 
 def _state(roster: Roster) -> str:
+    if roster.shutdown is not None and roster.shutdown.handed_over:
+        return "handed over"
     if roster.stopping:
         return "stopping"
     if roster.current is None:

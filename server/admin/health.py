@@ -48,6 +48,8 @@ def ready(snapshot: Snapshot | None, capacity: Capacity, limit: float) -> Verdic
     """Whether requests should come here. ``limit``: seconds without an idle thread; 0: that does not matter."""
     if snapshot is None:
         return Verdict(False, "the master has published nothing yet")
+    if snapshot.state == "handed over":  # we are asked over a connection that was accepted a moment before
+        return Verdict(True, "another master serves here now")
     if snapshot.state not in _SERVING:
         return Verdict(False, snapshot.state)
     if snapshot.lame_duck:

@@ -105,9 +105,12 @@ class _Plane:
 
     def _leave(self) -> None:
         """Finish the answers that are under way. What waits in the backlog is for whoever has the socket next."""
-        self._queue.stop_accepting(take_backlog=False)
-        self._pool.drain()
         deadline = time.monotonic() + _LEAVING
+        # In the loop's thread, or it could be about to accept one more, which `open` does not count yet.
+        stopped = self._pool.call(_made(lambda: self._queue.stop_accepting(take_backlog=False)))
+        with contextlib.suppress(TimeoutError):
+            stopped.result(_LEAVING)
+        self._pool.drain()
         while self._queue.open and time.monotonic() < deadline:
             self._queue.close_idle()
             time.sleep(SETTLED / 5)
