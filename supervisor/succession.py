@@ -188,6 +188,7 @@ class Predecessor:
         self._forget()
 
     def _on_exit(self) -> None:
+        logger.debug("upgrade: the old master (pid %d) is gone", self.estate.pid)
         self._forget()
         self._gone()
 

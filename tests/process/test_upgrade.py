@@ -160,7 +160,7 @@ def test_nothing_is_left_open_from_upgrade_to_upgrade(tmp_path: Path) -> None:
             master = daemon.pid
             for _ in range(3):
                 old, master = master, upgrade(daemon, master)
-                wait_gone(old)
+                daemon.wait_for_line(rf"the old master \(pid {old}\) is gone")
                 (worker,) = children(master)
                 counts.append((descriptors(master), descriptors(worker)))
                 with RawClient(passed.getsockname()) as client:
