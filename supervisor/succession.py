@@ -188,8 +188,8 @@ class Predecessor:
         self._forget()
 
     def _on_exit(self) -> None:
-        logger.debug("upgrade: the old master (pid %d) is gone", self.estate.pid)
         self._forget()
+        logger.debug("upgrade: the old master (pid %d) is gone", self.estate.pid)
         self._gone()
 
     def _forget(self) -> None:
