@@ -7,8 +7,8 @@ it (supervisor/watchdog.py). Refuses: WebSockets and event streams, which are me
 is waited for.
 
 Costs nothing for a request, and no timer: the oldest request tells when to look again, and one that begins after a
-look cannot be too old before the limit has passed again (as ``ConnectionQueue.tend``). While requests wait in a loop,
-that loop is asked once a second whether it turns.
+look cannot be too old before the limit has passed again (as ``ConnectionQueue.tend``). The home loop, and the loops
+of workers in which something waits, are asked once a second whether they turn; nobody is asked without a limit.
 
 Threads: everything belongs to the child's main thread, but ``_Pulse.come``, which runs in the loop that is asked, and
 the lines about coroutines, which their loop writes.
@@ -28,6 +28,7 @@ from .app_runner import describe
 from .exchange import Exchange
 from .slots import REQUEST
 from .stacks import Held, Stacks
+from .worker_loop import WorkerLoop
 
 logger = logging.getLogger("serverd.worker")
 
@@ -135,21 +136,21 @@ class HangWatch:
     # -- loops -------------------------------------------------------------------------------------------------------
 
     def _loops(self, held: Mapping[int, Held], now: float) -> float:
-        """Ask those in which something waits."""
+        """Ask those that should turn, and look who has not answered."""
         pulses: dict[int, _Pulse] = {}
         for ident, thread in held.items():
             pulse = self._pulses.get(ident)
-            silent = pulse is not None and not pulse.answered
-            if pulse is not None and silent and now - pulse.sent >= PULSE:
+            if not _should_turn(thread) or pulse is None or pulse.answered:
+                if thread.slot.is_blocked:
+                    thread.slot.blocked(0.0)
+                    self._still.discard(ident)
+                if thread.loop is not None and _should_turn(thread):
+                    pulses[ident] = _Pulse(thread.loop, now)
+                continue
+            pulses[ident] = pulse
+            if now - pulse.sent >= PULSE:
                 thread.slot.blocked(pulse.sent)
                 self._tell_of_loop(ident, thread, now - pulse.sent)
-            elif not silent and thread.slot.is_blocked:
-                thread.slot.blocked(0.0)
-                self._still.discard(ident)
-            if pulse is not None and silent:
-                pulses[ident] = pulse
-            elif thread.loop is not None and thread.waiting:
-                pulses[ident] = _Pulse(thread.loop, now)
         self._pulses = pulses
         self._still &= held.keys()
         return now + PULSE if pulses else float("inf")
@@ -170,6 +171,16 @@ class HangWatch:
             len(held.waiting),
             _indented(lines),
         )
+
+
+def _should_turn(held: Held) -> bool:
+    """Whether the loop has to answer.
+
+    A worker's does not turn while it blocks in the queue, as it may with nothing left to wait for: then it does not
+    answer until the next connection wakes it, and an old question counts for nothing.
+    """
+    loop = held.loop
+    return bool(held.waiting) or (loop.left_behind > 0 if isinstance(loop, WorkerLoop) else loop is not None)
 
 
 def _waits_for_client(exchange: Exchange) -> bool:
