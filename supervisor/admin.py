@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final
 
 from ..config import ServerConfig
-from ..server.admin.order import PING, PONG, AdminOrder
+from ..server.admin.order import GO, PING, PONG, AdminOrder
 from ..server.scoreboard import Arena
 from . import reports
 from .listeners import Listeners
@@ -42,8 +42,9 @@ class Admin:
     """The admin process as the master sees it.
 
     `listeners`: its sockets, which are open before `configure` asks for them. `arena`: the memory that it reads;
-    without one there is nothing to see, and it never runs. `waits`: another master's serves these sockets, until
-    `begin`."""
+    without one there is nothing to see, and it never runs. `waits`: another master's process accepts from these
+    sockets, until `begin`; ours is there by then.
+    """
 
     def __init__(
         self, selector: selectors.BaseSelector, listeners: Listeners, arena: Arena | None, *, waits: bool
@@ -52,6 +53,7 @@ class Admin:
         self._listeners = listeners
         self._arena = arena
         self._waits = waits
+        self._over = False
         self._process: Started | None = None
         self._config: ServerConfig | None = None
         self._identity: Identity | None = None
@@ -78,18 +80,23 @@ class Admin:
             logger.info("the admin plane is no longer on %s", name)
 
     def begin(self) -> None:
-        """Nobody else serves these sockets any more."""
+        """Nobody else accepts from these sockets any more."""
         self._waits = False
+        if self._process is not None:
+            try:
+                self._process.channel.sock.send(GO, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:
+                pass  # it has died: the next one does not wait
 
     def end(self) -> None:
         """Somebody else does from now on."""
-        self._waits = True
+        self._over = True
         self._let_go()
 
     def due(self) -> float:
         """When a process has to be started, in monotonic seconds; infinite when there is nothing to do."""
         wanted = self._config is not None and self._config.admin is not None and self._arena is not None
-        if self._process is not None or self._waits or not wanted:
+        if self._process is not None or self._over or not wanted:
             return math.inf
         return self._failed_at + backoff(self._failures)
 
@@ -108,6 +115,7 @@ class Admin:
             title=self._config.process.title or "serverd",
             level=self._config.logging.level,
             format=self._config.logging.format,
+            waits=self._waits,
         )
         code = f"from serverd.server.admin.process import main; main({{fd}}, {order.as_json()!r})"
         try:
@@ -123,7 +131,7 @@ class Admin:
 
     def close(self) -> None:
         """The daemon ends: so does whatever is here, at once."""
-        self._waits = True
+        self._over = True
         self._let_go()
         for pid in list(self._leaving):
             os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from serverd.config import AdminConfig, ServerConfig, TcpAddress
-from serverd.server.admin.order import PING, PONG, AdminOrder
+from serverd.server.admin.order import GO, PING, PONG, AdminOrder
 from serverd.server.admin.pulse import PATIENCE, Pulse
 from serverd.server.admin.reading import Reader
 from serverd.server.channel import Channel
@@ -132,6 +132,13 @@ def test_a_flood_takes_a_bounded_part_of_a_turn_and_an_answer_that_nobody_reads_
     assert answers == 16
 
 
+def test_one_that_waits_is_told_when_it_may_begin(ear: Ear) -> None:
+    ear.admin.begin()
+    assert ear.below.sock.recv(64) == GO
+    ear.below.close()
+    ear.admin.begin()  # to one that has died: no harm
+
+
 def test_the_end_of_the_channel_is_heard_once(ear: Ear) -> None:
     ear.below.sock.shutdown(socket.SHUT_RDWR)
     ear.turn()
@@ -141,19 +148,20 @@ def test_the_end_of_the_channel_is_heard_once(ear: Ear) -> None:
 # What it is told, and when it runs
 
 
-def test_it_is_due_only_when_it_is_wanted_and_nobody_else_serves_its_sockets() -> None:
+def test_it_is_due_only_when_it_is_wanted_and_nobody_has_taken_over() -> None:
     selector, listeners, arena = selectors.DefaultSelector(), Listeners(Inherited()), Arena.create()
     config = ServerConfig(app="a:b", admin=AdminConfig(listen=TcpAddress("127.0.0.1", 0)))
     listeners.open([config.admin.listen] if config.admin else [], 8, Access())
     admin = Admin(selector, listeners, arena, waits=True)
     assert admin.due() == float("inf")
     admin.configure(config, None)
-    assert admin.due() == float("inf")
-    admin.begin()
-    assert admin.due() <= time.monotonic()
+    assert admin.due() <= time.monotonic(), "it is there when it may begin"
     admin.configure(ServerConfig(app="a:b"), None)
     assert admin.due() == float("inf")
     assert listeners.all() == [], "what nobody serves is closed"
+    admin.end()
+    admin.configure(config, None)
+    assert admin.due() == float("inf")
     without_memory = Admin(selector, listeners, None, waits=False)
     without_memory.configure(config, None)
     assert without_memory.due() == float("inf")

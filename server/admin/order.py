@@ -12,11 +12,14 @@ from typing import Any, Final
 # The question whether the master still turns its loop, and the answer; one packet each.
 PING: Final = b"ping"
 PONG: Final = b"pong"
+# From the master: accept from now on.
+GO: Final = b"go"
 
 
 @dataclass(frozen=True, slots=True)
 class AdminOrder:
-    """What it is to do, as it travels on a command line. ``sockets`` (listening) and ``arena`` are descriptors."""
+    """What it is to do, as it travels on a command line. ``sockets`` (listening) and ``arena`` are descriptors.
+    ``waits``: accept nothing before GO."""
 
     sockets: tuple[int, ...]
     arena: int
@@ -24,6 +27,7 @@ class AdminOrder:
     title: str
     level: str
     format: str
+    waits: bool = False
 
     def as_json(self) -> str:
         """For ``from_json``."""

@@ -33,8 +33,8 @@ from ..loop_queue import LoopQueue
 from ..scoreboard import Arena
 from ..slots import nowhere
 from .app import AdminApp
-from .observer import Observer, Read
-from .order import PING, PONG, AdminOrder
+from .observer import Observer
+from .order import GO, PING, PONG, AdminOrder
 from .pulse import Pulse
 from .reading import Reader
 
@@ -58,8 +58,10 @@ def main(fd: int, text: str) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     logging: Any = {"level": order.level, "format": order.format}
     setup_logging(LoggingConfig(**logging, access=False), process="admin", stream=sys.stderr)
-    reader = Reader(Arena.open(order.arena))
-    _Plane(_inherited(fd), list(map(_inherited, order.sockets)), order.ready_capacity, reader).serve()
+    plane = _Plane(_inherited(fd), list(map(_inherited, order.sockets)), order.ready_capacity, order.arena)
+    if not order.waits:
+        plane.listen()
+    plane.serve()
     os._exit(0)  # not held up by a stream that is just being written
 
 
@@ -67,9 +69,10 @@ class _Plane:
     """The parts. Belongs to the main thread."""
 
     def __init__(
-        self, channel: socket.socket, sockets: list[socket.socket], capacity: float, read: Read
+        self, channel: socket.socket, sockets: list[socket.socket], capacity: float, arena: int
     ) -> None:
         self._channel = channel
+        self._sockets = sockets  # that are not listened to yet
         self._queue = LoopQueue(
             _TIMEOUTS, max_connections=_LIMITS.connections, make_connection=self._connection
         )
@@ -77,12 +80,16 @@ class _Plane:
         self._pool = AsyncPool(_WORKERS.loop)
         self._pool.start()
         self._pulse = self._pool.call(_made(lambda: Pulse(self._ask))).result()
-        observer = self._pool.call(_made(lambda: Observer(read))).result()
+        reader = Reader(Arena.open(arena))
+        observer = self._pool.call(_made(lambda: Observer(reader))).result()
         app: Any = AdminApp(observer, self._pulse.silence, limit=capacity)
         config = ServerConfig(app="serverd:admin", timeouts=_TIMEOUTS, limits=_LIMITS, workers=_WORKERS)
         self._pool.serve(config, app, self._queue)
-        for sock in sockets:
-            self._queue.add_listener(sock)
+
+    def listen(self) -> None:
+        """Accept from now on."""
+        while self._sockets:
+            self._queue.add_listener(self._sockets.pop())
 
     def serve(self) -> None:
         """Until the master is gone."""
@@ -137,6 +144,8 @@ class _Plane:
             packet = b""
         if packet == PONG:
             self._pool.call(_made(self._pulse.heard))
+        if packet == GO:
+            self.listen()
         return packet != b""
 
 
