@@ -12,10 +12,8 @@ workers and the home loop have threads of their own. Of a worker it uses only wh
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -27,17 +25,14 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Final
 
-import setproctitle
-
 from ..config import ServerConfig
 from ..config.certificates import BadCertificate
 from ..config.logs import resolve_format
 from .access_log import AccessLog, WorkerLog
-from .app_loader import AppLoadError, LoadedApp, load_app
+from .app_loader import AppLoadError, LoadedApp
 from .app_runner import describe, gil_enabled
 from .arena import NO_PAPERS, Papers
 from .asgi.lifespan import Lifespan, LifespanFailed
-from .asgi.run_sync import patch_libraries
 from .async_pool import AsyncPool
 from .channel import (
     MOST_HEIRS,
@@ -58,13 +53,13 @@ from .conn_queue import ConnectionQueue
 from .connection import Connection
 from .drain import Draining
 from .farewell import Refuser
-from .fresh_code import leave_recent_uncompiled
 from .handover import Arrivals, names
 from .hang_watch import HangWatch
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
+from .process import introduce, load, standard_output
 from .slots import MAIN, PHASE_COUNT, inherited
-from .stacks import Held, Stacks, install
+from .stacks import Held, Stacks
 from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
 from .wear import Wear, resident
@@ -79,8 +74,6 @@ _LAST_WORDS: Final = 5.0
 # How long the access log's reader may take for the last lines.
 _LAST_LINES: Final = 1.0
 _NEVER: Final = float("inf")
-# Descriptors for all that is no connection: the application's files, its database, our loops.
-_OTHER_FILES: Final = 1024
 # The connections are counted for the scoreboard so often at most, in seconds: it takes 1 ms for 10,000.
 _COUNT_EVERY: Final = 0.5
 # A wait that no system call refuses, in seconds.
@@ -102,7 +95,7 @@ class ChildSpec:
 def main(spec: ChildSpec) -> int:
     """The child's whole life; returns its exit status: 0, or 3 and 4 when it could not boot."""
     began = time.monotonic()
-    _introduce(spec)
+    introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
     try:
         app = load(spec.config)
     except AppLoadError as exc:
@@ -114,34 +107,8 @@ def main(spec: ChildSpec) -> int:
 def resume(spec: ChildSpec, app: LoadedApp) -> int:
     """The life of a child that was forked from a template, in which ``load`` has been called; its exit status."""
     began = time.monotonic()
-    _introduce(spec)
+    introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
     return _live(spec, app, began)
-
-
-def load(config: ServerConfig) -> LoadedApp:
-    """Make this process one in which the application can run, and import it. Raises AppLoadError."""
-    # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
-        signal.signal(number, signal.SIG_IGN)
-    os.environ.update(config.env)
-    _allow_descriptors(config.limits.connections)
-    leave_recent_uncompiled()
-    app = load_app(config)
-    patch_libraries()
-    return app
-
-
-def _introduce(spec: ChildSpec) -> None:
-    """Say to process lists, and to whoever reads of a crash, which child this is."""
-    setproctitle.setproctitle(
-        f"{spec.config.process.title or 'serverd'}: worker {spec.index} g{spec.generation}"
-    )
-    if spec.papers.words >= 0:
-        faulthandler.enable(spec.papers.words)  # the master reads it when this process has died
-    elif sys.stderr is not None:
-        faulthandler.enable()
-    if spec.papers.words >= 0:  # the master can ask for stacks from now on, whatever this thread does
-        install(spec.papers.words)
 
 
 def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
@@ -169,28 +136,6 @@ def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
     return BOOT_FAILED
 
 
-def _allow_descriptors(connections: int) -> None:
-    """Raise the soft limit of open files, often 1024, to what ``limits.connections`` takes, as far as the hard one
-    goes.
-
-    It is that low for programs that use select(2), which cannot watch descriptors over 1023; nothing here does so with
-    what it opens later than its channel.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * connections + _OTHER_FILES  # a download holds its socket and its file
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _standard_output() -> int:
-    """The descriptor of standard output, also when the application has put something else into its place."""
-    try:
-        return sys.stdout.fileno()
-    except OSError, ValueError:
-        return 1
-
-
 class _Child:
     """The parts of one running child. Belongs to the main thread."""
 
@@ -210,7 +155,7 @@ class _Child:
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
-            self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", _standard_output())
+            self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", standard_output())
             self._log.start()
         self._scores = inherited(spec.papers)
         self._slot = self._scores.take()

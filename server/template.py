@@ -32,6 +32,7 @@ from .app_loader import AppLoadError, LoadedApp
 from .arena import Papers, Region
 from .channel import Begin, BootFailed, Channel, ChannelError, Fork, Forked, Preloaded
 from .child import ChildSpec
+from .process import load
 
 logger = logging.getLogger("serverd.worker")
 
@@ -61,7 +62,7 @@ def main(spec: TemplateSpec) -> int:
         faulthandler.enable()
     before = _open_files()
     try:
-        app = child.load(spec.config)
+        app = load(spec.config)
     except AppLoadError as exc:
         spec.channel.send(BootFailed("import", child.NOT_LOADABLE, str(exc), exc.traceback))
         return child.NOT_LOADABLE

@@ -1,0 +1,73 @@
+"""How a process becomes one in which an application can run: its title, its signals, its limits, and the import itself.
+
+Promises: what is done here is done once, in the order that it needs, before any thread is started. Refuses: everything
+that comes after (``child``).
+
+For the main thread of a child, or of a template of children (``template``), before it has others.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+import setproctitle
+
+from ..config import ServerConfig
+from .app_loader import LoadedApp, load_app
+from .arena import Papers
+from .asgi.run_sync import patch_libraries
+from .fresh_code import leave_recent_uncompiled
+from .stacks import install
+
+# Descriptors for all that is no connection: the application's files, its database, our loops.
+_OTHER_FILES: Final = 1024
+
+
+def load(config: ServerConfig) -> LoadedApp:
+    """Make this process one in which the application can run, and import it. Raises AppLoadError."""
+    # On a terminal Ctrl-C reaches the whole process group: what it means is for the master to decide.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.update(config.env)
+    _allow_descriptors(config.limits.connections)
+    leave_recent_uncompiled()
+    app = load_app(config)
+    patch_libraries()
+    return app
+
+
+def introduce(title: str | None, index: int, generation: int, papers: Papers) -> None:
+    """Say to process lists, and to whoever reads of a crash, which child this is."""
+    setproctitle.setproctitle(f"{title or 'serverd'}: worker {index} g{generation}")
+    if papers.words >= 0:
+        faulthandler.enable(papers.words)  # the master reads it when this process has died
+        install(papers.words)  # and can ask for stacks from now on, whatever this thread does
+    elif sys.stderr is not None:
+        faulthandler.enable()
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of open files, often 1024, to what ``limits.connections`` takes, as far as the hard one
+    goes.
+
+    It is that low for programs that use select(2), which cannot watch descriptors over 1023; nothing here does so with
+    what it opens later than its channel.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _OTHER_FILES  # a download holds its socket and its file
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def standard_output() -> int:
+    """The descriptor of standard output, also when the application has put something else into its place."""
+    try:
+        return sys.stdout.fileno()
+    except OSError, ValueError:
+        return 1
