@@ -293,7 +293,9 @@ class Arrivals:
                 return
         except BlockingIOError:
             return
-        except (OSError, ValueError) as exc:
+        except OSError as exc:  # it has died, or waits no more: what it had stays with it
+            logger.debug("a batch of connections is refused: %s", exc)
+        except ValueError as exc:
             logger.error("a batch of connections is refused: %s", exc)
         for descriptor in descriptors:
             os.close(descriptor)
