@@ -242,10 +242,11 @@ def test_one_that_cannot_be_asked_without_its_help_is_named_and_not_signalled() 
 HANGING = """
 import sys, threading, time
 from serverd.server.stacks import install
-def hang(): time.sleep(60)
+def hang():
+    print("inside", flush=True)
+    time.sleep(60)
 install(int(sys.argv[1]))
 threading.Thread(target=hang, name="helper", daemon=True).start()
-print("ready", flush=True)
 hang()
 """
 
@@ -257,7 +258,8 @@ def test_the_threads_of_a_child_that_does_not_answer_are_asked_one_by_one() -> N
         said: list[str] = []
         try:
             assert process.stdout is not None
-            process.stdout.readline()
+            for _ in range(2):
+                process.stdout.readline()
             force = Force(process.pid, words, None, said.append)
             while force.due != math.inf:
                 time.sleep(max(0.0, force.due - time.monotonic()))  # as the master's selector does
