@@ -45,7 +45,7 @@ def looked(*snapshots: Snapshot) -> Capacity:
         (daemon(child(None, state="booting"), state="booting", generation=None), False, "booting"),
         (daemon(child(None), state="stopping"), False, "stopping"),
         (daemon(child(None, state="draining"), state="handed over"), True, "another master"),
-        (replace(daemon(child(None)), lame_duck=True), False, "lame duck"),
+        (replace(daemon(child(None), state="stopping"), lame_duck=True), False, "lame duck"),
         (daemon(), False, "no child serves"),
         (daemon(child(None, state="draining")), False, "no child serves"),
         (daemon(child(None, state="booting")), False, "no child serves"),

@@ -50,10 +50,10 @@ def ready(snapshot: Snapshot | None, capacity: Capacity, limit: float) -> Verdic
         return Verdict(False, "the master has published nothing yet")
     if snapshot.state == "handed over":  # we are asked over a connection that was accepted a moment before
         return Verdict(True, "another master serves here now")
-    if snapshot.state not in _SERVING:
-        return Verdict(False, snapshot.state)
     if snapshot.lame_duck:
         return Verdict(False, "lame duck: going away, new connections should go elsewhere")
+    if snapshot.state not in _SERVING:
+        return Verdict(False, snapshot.state)
     serving = snapshot.ready()
     if not serving:
         return Verdict(False, "no child serves")

@@ -191,6 +191,17 @@ def test_it_says_that_the_server_stops_and_leaves_with_it(tmp_path: Path) -> Non
         assert not alive(pid)
 
 
+def test_a_lame_duck_serves_and_says_that_it_is_not_ready(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=source(), config={**ADMIN, "timeouts": {"lame_duck": "1s"}}) as daemon:
+        daemon.wait_ready()
+        admin = port(daemon)
+        wait_until(partial(says, admin, "/readyz", 200, ""), "it answers")
+        daemon.signal(signal.SIGTERM)
+        wait_until(partial(says, admin, "/readyz", 503, "lame duck"), "it says so")
+        assert get(daemon).status == 200
+        assert daemon.wait_exit() == 0
+
+
 def test_it_does_not_outlive_its_master(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=source(), config=ADMIN) as daemon:
         daemon.wait_ready()
