@@ -312,3 +312,40 @@ def test_a_sibling_that_stands_still_gets_nothing_and_the_others_get_its_share(t
                 assert answers == {("v1", by_index["1"])}
             finally:
                 os.kill(stands_still, signal.SIGCONT)
+
+
+def test_a_canary_that_is_rolled_back_leaves_to_the_old_children(tmp_path: Path) -> None:
+    config = QUIET | {"workers": {"processes": 1}, "reload": {"canary": "5s"}}
+    with Daemon(tmp_path, app=source("old"), config=config) as daemon, contextlib.ExitStack() as stack:
+        daemon.wait_ready()
+        before = stack.enter_context(clients_of(("127.0.0.1", daemon.port), 25))
+        broken = source("new").replace('"status": 200', '"status": 500')
+        daemon.write_app(broken)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_line("canary: worker 0 g2")
+        of_the_canary: list[RawClient] = []
+
+        def connect() -> bool:
+            client = stack.enter_context(RawClient(("127.0.0.1", daemon.port)))
+            if answerer(client.get())[0] == "new":
+                of_the_canary.append(client)
+            return len(of_the_canary) == 5
+
+        wait_until(connect, "connections that the canary has")
+        compared = daemon.mark()
+        for client in [*before, *of_the_canary * 5]:
+            client.get()
+        daemon.wait_for_line("reload failed", after=compared)
+        wait_until(lambda: len(daemon.workers()) == 1, "the end of the canary")
+        answers = [client.get() for client in of_the_canary]
+        assert {(answerer(answer)[0], answer.header("connection")) for answer in answers} == {("old", None)}
+
+
+def test_children_of_a_template_get_connections_too(tmp_path: Path) -> None:
+    config = QUIET | {"workers": {"processes": 2, "preload": True}}
+    with Daemon(tmp_path, app=source("v1"), config=config) as daemon:
+        daemon.wait_ready()
+        with clients_of(("127.0.0.1", daemon.port), 10) as clients:
+            daemon.write_app(source("v2"))
+            daemon.signal(signal.SIGHUP)
+            wait_until(lambda: {answerer(client.get())[0] for client in clients} == {"v2"})
