@@ -47,7 +47,6 @@ def gather(
         "config": None if config.source is None else str(config.source),
         "python": _python(),
         "state": _state(roster),
-        "lame_duck": roster.lame_until is not None and roster.shutdown is None,
         "lame_duck": roster.lame_until is not None,
         "wanted": serving.wanted if serving is not None else 0,
         "mode": config.workers.mode,
