@@ -63,10 +63,15 @@ class Connection:
             pass  # it has said why before it closed
         except TimeoutError:
             raise self._silent() from None
-        for answer in control_lines.answers(self._received()):
-            if answer.get("ok") is False:
-                raise RemoteError(str(answer.get("error")))
-            yield answer
+        try:
+            for answer in control_lines.answers(self._received()):
+                if answer.get("ok") is False:
+                    raise RemoteError(str(answer.get("error")))
+                yield answer
+        except ValueError as error:
+            raise RemoteError(
+                f"what answers at {self._path} is no serverd of this version ({error})"
+            ) from None
         if "ok" not in answer:
             raise RemoteError(
                 f"the daemon at {self._path} has ended, or closed the connection, before it answered"

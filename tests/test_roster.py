@@ -100,6 +100,28 @@ def test_wishes_for_a_reload_are_one_and_newer_code_names_it() -> None:
     assert roster.request.cause == "b.py changed"
 
 
+def test_nobody_who_asked_for_a_reload_is_forgotten() -> None:
+    roster, _ = roster_with()
+    heard: list[str] = []
+    for name, newer in (("first", False), ("a.py changed", True), ("second", False), ("b.py changed", True)):
+        asked = () if newer else (lambda ok, line, name=name: heard.append(name),)
+        roster.ask_reload(name, newer_code=newer, asked=asked)
+    assert roster.request is not None
+    assert roster.request.cause == "b.py changed"
+    for outcome in roster.request.asked:
+        outcome(True, "generation 2 ready")
+    assert heard == ["first", "second"]
+
+
+def test_children_are_scaled_in_every_generation_that_lives() -> None:
+    roster, _ = roster_with()
+    assert roster.scale_to(5) == 5
+    roster.begin(configuration(2), None, "SIGHUP", 5.0)
+    assert roster.wanted == 5
+    assert roster.scale_to(3) == 3
+    assert [generation.wanted for generation in roster.generations()] == [3, 3]
+
+
 def test_generations_are_numbered_in_order_whatever_becomes_of_them() -> None:
     roster, _ = roster_with()
     roster.begin(configuration(), None, "SIGHUP", 5.0)

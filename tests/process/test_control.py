@@ -313,6 +313,18 @@ def test_a_service_has_its_socket_in_its_runtime_directory(tmp_path: Path) -> No
         assert remote.ask_once([path], "status")["status"]["state"] == "serving"
 
 
+def test_what_is_no_control_socket_is_said_to_be_none(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=source(), config={"listen": ["unix:run.sock"]}) as daemon:
+        daemon.wait_ready()
+        with pytest.raises(
+            RemoteError, match=r"^what answers at .*/run.sock is no serverd of this version \("
+        ):
+            remote.ask_once([tmp_path / "run.sock"], "status")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RemoteError, match=r"^nobody listens at .*/file; is serverd running\?"):
+            remote.ask_once([tmp_path / "file"], "status")
+
+
 def test_without_a_place_it_serves_without(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=source()) as daemon:
         daemon.wait_ready()
