@@ -120,7 +120,7 @@ def _draw(status: Status, before: Status | None, problem: str) -> None:
     plain = bool(os.environ.get("NO_COLOR"))
     body = screen(status, before, width, height - 1, problem)
     painted = [line if plain else _painted(line) for line in body]
-    text = "".join(f"{line}{_REST_OF_LINE}\r\n" for line in painted)
+    text = "".join(f"{line}{_REST_OF_LINE}\n" for line in painted)
     keys = _KEYS if plain else f"{_DIM}{_KEYS}{_PLAIN}"
     sys.stdout.write(f"{_HOME}{text}{keys}{_REST_OF_LINE}{_REST_OF_SCREEN}")
     sys.stdout.flush()
