@@ -26,6 +26,7 @@ from typing import Final
 from ..config import TimeoutsConfig
 from .app_runner import describe
 from .exchange import Exchange
+from .routes import EVENTS
 from .slots import REQUEST
 from .stacks import Held, Stacks
 from .worker_loop import WorkerLoop
@@ -93,7 +94,7 @@ class HangWatch:
             waiting = dict(thread.waiting)  # one operation, while the thread goes on
             for task, exchange in ((None, current), *waiting.items()):
                 # An exchange that is done and waits is a background task: nobody waits for it.
-                if exchange is None or exchange.kind != REQUEST or (exchange.done and task is not None):
+                if exchange is None or _may_last(exchange) or (exchange.done and task is not None):
                     continue
                 if id(exchange) in self._told:
                     told[id(exchange)] = exchange
@@ -181,6 +182,11 @@ def _should_turn(held: Held) -> bool:
     """
     loop = held.loop
     return bool(held.waiting) or (loop.left_behind > 0 if isinstance(loop, WorkerLoop) else loop is not None)
+
+
+def _may_last(exchange: Exchange) -> bool:
+    """Whether it is a WebSocket or an event stream, also one that answers a POST."""
+    return exchange.kind != REQUEST or exchange.request.route == EVENTS
 
 
 def _waits_for_client(exchange: Exchange) -> bool:

@@ -52,14 +52,14 @@ async def app(scope, receive, send):
 
 
 @pytest.mark.parametrize(
-    ("path", "how"),
+    ("path", "how", "preload"),
     [
-        ("/fall", r"was killed by SIGSEGV"),
-        ("/exit", r"exited with status 7"),
-        ("/kill", r"was killed by SIGKILL \(by hand, "),
+        ("/fall", r"was killed by SIGSEGV", False),
+        ("/fall", r"was killed by SIGSEGV", True),
+        ("/exit", r"exited with status 7", False),
+        ("/kill", r"was killed by SIGKILL \(by hand, ", False),
     ],
 )
-@pytest.mark.parametrize("preload", [False, True])
 def test_the_requests_that_a_dead_child_held_are_named(
     tmp_path: Path, path: str, how: str, preload: bool
 ) -> None:
