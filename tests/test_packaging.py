@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("config", "server", "supervisor")
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*") if path.suffix in {".service", ".socket"})
-NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.db*")
+NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.db*", "*.control")
 
 # Loads each room, what is at the bottom of one, the units and the marker for type checkers; says where it all is.
 TRY_IT = f"""

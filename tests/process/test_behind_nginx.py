@@ -96,7 +96,12 @@ def _nginx() -> str:
 @pytest.fixture(scope="module", params=["sync", "async"])
 def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
-    settings = [f'listen=["127.0.0.1:{port}"]', f"workers.mode={request.param}", "workers.processes=1"]
+    settings = [
+        f'listen=["127.0.0.1:{port}"]',
+        f"workers.mode={request.param}",
+        "workers.processes=1",
+        f"control={folder}/control",
+    ]
     argv = [sys.executable, "-m", "serverd", "-c", str(NOTES / "server.yaml")]
     argv += [word for setting in settings for word in ("--set", setting)]
     with Daemon(folder, argv=argv, env={"DATABASE": str(folder / "notes.db")}) as daemon:

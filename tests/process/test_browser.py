@@ -34,7 +34,9 @@ class Site:
     """A copy of the example, which a test may edit, and the daemon that serves it as the example's own file says."""
 
     def __init__(self, folder: Path, *options: str, certificate: Path | None = None) -> None:
-        shutil.copytree(NOTES, folder / "site", ignore=shutil.ignore_patterns("__pycache__", "notes.db*"))
+        shutil.copytree(
+            NOTES, folder / "site", ignore=shutil.ignore_patterns("__pycache__", "notes.db*", "*.control")
+        )
         self.package = folder / "site" / "notes"
         self.port = free_port()
         config = ["-c", str(folder / "site" / "server.yaml"), "--set", f'listen=["127.0.0.1:{self.port}"]']

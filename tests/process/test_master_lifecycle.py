@@ -225,7 +225,9 @@ def test_a_child_holds_nothing_of_the_masters(tmp_path: Path, start_method: str)
         wait_until(lambda: len(daemon.workers()) == 2, "the old generation is gone")
         mine = _descriptors(daemon.pid)
         both = {link for link in mine.values() if link in _listening()}
-        assert len(both) == 2, "beside its control socket, the master has closed the one that is no longer wanted"
+        assert len(both) == 2, (
+            "beside its control socket, the master has closed the one that is no longer wanted"
+        )
         listening = both & set(_descriptors(daemon.workers()[0]).values())
         assert len(listening) == 1, "the control socket is the master's alone"
         channels = []

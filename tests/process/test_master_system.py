@@ -249,7 +249,9 @@ def test_pid_1_buries_the_dead_of_others(tmp_path: Path) -> None:
         daemon.wait_for_line(" info .*is ready, in")
         assert all(map(alive, _children(master))), "no zombie is left"
         os.kill(master, signal.SIGUSR2)
-        daemon.wait_for_line("upgrade refused: this master is process 1, and a container ends with its process 1")
+        daemon.wait_for_line(
+            "upgrade refused: this master is process 1, and a container ends with its process 1"
+        )
         os.kill(master, signal.SIGTERM)
         assert daemon.wait_exit() == 0
 

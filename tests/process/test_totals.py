@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def open_arena(daemon: Daemon) -> Arena:
     return Arena(os.open(memory, os.O_RDONLY))
 
 
+def load(port: int, stop: threading.Event, answered: list[int]) -> None:
+    """Requests, 20 on a connection; `answered` gets the length of each body."""
+    while not stop.is_set():
+        with RawClient(("127.0.0.1", port)) as client:
+            for _ in range(20):
+                response = client.get("/")
+                answered.append(len(response.body))
+                if response.header("connection") == "close":
+                    break
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_every_answer_of_every_generation_is_counted_once(tmp_path: Path, start_method: str) -> None:
     config = {"workers": {"processes": 2, "start_method": start_method}}
@@ -32,22 +44,14 @@ def test_every_answer_of_every_generation_is_counted_once(tmp_path: Path, start_
         answered: list[int] = []  # by the clients' threads; list.append is atomic
         seen: list[int] = []
 
-        def load() -> None:
-            while not stop.is_set():
-                with RawClient(("127.0.0.1", daemon.port)) as client:
-                    for _ in range(20):
-                        response = client.get("/")
-                        answered.append(len(response.body))
-                        if response.header("connection") == "close":
-                            break
-
         def watch() -> None:
             while not stop.is_set():
                 counts = read_counts(arena)
                 assert counts is not None
                 seen.append(counts.totals.requests)
 
-        threads = [threading.Thread(target=work) for work in (load, load, watch)]
+        client = partial(load, daemon.port, stop, answered)
+        threads = [threading.Thread(target=work) for work in (watch, client, client)]
         for thread in threads:
             thread.start()
         try:
