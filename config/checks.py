@@ -46,7 +46,11 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     yield from _places(config)
     yield from _tls(config)
     yield from _listeners(config.listen)
-    if config.admin is not None and config.admin.listen in config.listen and not _any_port(config.admin.listen):
+    if (
+        config.admin is not None
+        and config.admin.listen in config.listen
+        and not _any_port(config.admin.listen)
+    ):
         place = config.listen.index(config.admin.listen)
         yield Finding(("admin", "listen"), f"{config.admin.listen} is already listen[{place}]")
     yield from _accounts(config)
