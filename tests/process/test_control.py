@@ -122,12 +122,13 @@ def test_a_reload_that_fails_says_why_and_changes_nothing(
 
 
 def test_who_asks_while_another_reload_boots_hears_of_his_own(tmp_path: Path) -> None:
-    top = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
+    top = "import pathlib, time\npathlib.Path('read').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
     with Daemon(tmp_path, app=source("v1")) as daemon:
         daemon.wait_ready()
         daemon.write_app(source("version two", top))
         daemon.signal(signal.SIGHUP)
-        wait_until(lambda: status(daemon)["booting"] == 2, "generation 2 boots")
+        wait_until((tmp_path / "read").exists, "generation 2 imports what is to be replaced")
+        assert status(daemon)["booting"] == 2
         with remote.connect(control(daemon)) as connection:
             answers = connection.ask("reload", wait=True)
             assert next(answers)["event"] == "taken"
