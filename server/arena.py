@@ -1,7 +1,9 @@
 """One shared memory for the whole daemon: a memfd that the master makes, in which children write what they do.
 
 Promises: a page that nobody has written costs nothing (the memory is sparse); each child maps its own region and
-nothing else; what it wrote outlives it. Readers use pread(2), which does not fill the holes as a mapping would.
+nothing else; what it wrote outlives it; its size is sealed (F_SEAL_SHRINK, fcntl(2)), as an application that truncates
+it would otherwise end whoever has mapped it, by SIGBUS. Readers use pread(2), which does not fill the holes as a
+mapping would.
 Refuses to know what is written: ``slots`` writes, ``scoreboard`` reads.
 
 Threads: ``allot``, ``release`` and ``write`` belong to the master's only thread; ``read`` is for any process and
@@ -10,7 +12,10 @@ thread.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 PAGE: Final = 4096
@@ -66,8 +71,14 @@ class Arena:
     @classmethod
     def create(cls) -> Arena:
         """For the master. Raises OSError."""
-        fd = os.memfd_create("serverd-scoreboard", os.MFD_CLOEXEC)
-        os.ftruncate(fd, SIZE)
+        fd = os.memfd_create("serverd-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.fchmod(fd, 0o600)  # a reader of another user cannot open it again to write
+            os.ftruncate(fd, SIZE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        except OSError:
+            os.close(fd)
+            raise
         return cls(fd)
 
     @classmethod
@@ -75,6 +86,18 @@ class Arena:
         """For a reader that was given the descriptor."""
         os.set_inheritable(fd, False)
         return cls(fd)
+
+    @contextlib.contextmanager
+    def for_a_reader(self) -> Iterator[int]:
+        """A descriptor to give to somebody who only reads. Raises OSError."""
+        try:
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # /proc is not mounted, or not for us
+            fd = os.dup(self.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def allot(self, slots: int) -> Region | None:
         """The first free room that is large enough, all zeros; None when there is none. Raises OSError."""

@@ -108,18 +108,11 @@ class Admin:
         assert self._arena is not None
         sockets = self._listeners.sockets(admin_addresses(self._config))
         others = [thing for thing in belongings if thing not in sockets]
-        order = AdminOrder(
-            sockets=tuple(sock.fileno() for sock in sockets),
-            arena=self._arena.fd,
-            ready_capacity=self._config.admin.ready_capacity,
-            title=self._config.process.title or "serverd",
-            level=self._config.logging.level,
-            format=self._config.logging.format,
-            waits=self._waits,
-        )
-        code = f"from serverd.server.admin.process import main; main({{fd}}, {order.as_json()!r})"
         try:
-            self._process = start_helper(code, self._identity, others, (*order.sockets, order.arena))
+            with self._arena.for_a_reader() as arena:
+                order = self._order(tuple(sock.fileno() for sock in sockets), arena)
+                code = f"from serverd.server.admin.process import main; main({{fd}}, {order.as_json()!r})"
+                self._process = start_helper(code, self._identity, others, (*order.sockets, arena))
         except OSError as error:
             self._count_failure(now)
             wait = backoff(self._failures)
@@ -128,6 +121,19 @@ class Admin:
         self._started_at = now
         self._selector.register(self._process.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._process.pidfd, selectors.EVENT_READ, self._on_exit)
+
+    def _order(self, sockets: tuple[int, ...], arena: int) -> AdminOrder:
+        assert self._config is not None
+        assert self._config.admin is not None
+        return AdminOrder(
+            sockets=sockets,
+            arena=arena,
+            ready_capacity=self._config.admin.ready_capacity,
+            title=self._config.process.title or "serverd",
+            level=self._config.logging.level,
+            format=self._config.logging.format,
+            waits=self._waits,
+        )
 
     def close(self) -> None:
         """The daemon ends: so does whatever is here, at once."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 from typing import Any, Final
 
 from ..config import ServerConfig
@@ -81,7 +82,7 @@ class Board:
             return None
         try:
             return read_child(self.arena, region)
-        except OSError:
+        except OSError, struct.error:
             return None
 
     def last_words(self, papers: Papers) -> str:

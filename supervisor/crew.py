@@ -296,6 +296,7 @@ class Crew:
         self._hang_up(child)  # still there if a process that the application has started holds the other end
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
+        child.pidfd = -1  # still in the roster: none of our belongings, whatever fails below
         words = self._board.last_words(child.papers)
         view = self._board.fold(child.papers)
         self.rounds.gone(child)

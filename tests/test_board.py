@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from serverd.config import ServerConfig
 from serverd.config.compound import ThreadRange
 from serverd.config.model import WorkersConfig
+from serverd.server.arena import SIZE
 from serverd.server.facts import MOST_PAGE, read_board, read_counts
 from serverd.server.scoreboard import Arena, Papers
 from serverd.server.slots import Scores
@@ -139,6 +141,37 @@ def test_a_machine_without_memory_for_it_serves_all_the_same(monkeypatch: pytest
     assert board.papers(CONFIG) == Papers()
     board.publish(page())
     assert board.fold(Papers()) is None
+
+
+def test_who_writes_on_the_memory_cannot_change_its_size() -> None:
+    """A child holds it writable while it imports the application; who has mapped what is cut off dies by SIGBUS."""
+    board = Board()
+    papers = board.papers(CONFIG)
+    for size in (0, SIZE + 1):
+        with pytest.raises(PermissionError):
+            os.ftruncate(papers.memory, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(papers.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    assert board.fold(papers) is not None
+
+
+def test_a_region_that_cannot_be_read_whole_is_not_seen() -> None:
+    board = Board()
+    papers = board.papers(CONFIG)
+    os.close(arena_of(board).fd)
+    short = os.memfd_create("short")
+    os.dup2(short, arena_of(board).fd)
+    os.close(short)
+    assert board.look(papers.region) is None
+
+
+def test_who_only_reads_cannot_write() -> None:
+    board = Board()
+    board.publish(page())
+    with arena_of(board).for_a_reader() as fd:
+        assert read_board(Arena(fd)) is not None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(fd, b"x", 0)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,29 @@ def test_requests_that_waited_in_a_loop_are_named_too(tmp_path: Path) -> None:
             daemon.wait_for_line(r"held 1 request: GET /wait \(\d\.\d s, waiting in an event loop\)")
 
 
+CUTS = """
+import os
+
+for fd in map(int, os.listdir("/proc/self/fd")):
+    try:
+        if "serverd-scoreboard" in os.readlink(f"/proc/self/fd/{fd}"):
+            os.ftruncate(fd, 0)
+    except OSError as error:
+        print("cannot cut it:", error, flush=True)
+
+"""
+
+
+def test_an_application_that_cuts_the_shared_memory_harms_nobody(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=CUTS + APP) as daemon:
+        daemon.wait_ready()
+        daemon.wait_for_line("cannot cut it: .* Operation not permitted")
+        (victim,) = daemon.workers()
+        os.kill(victim, signal.SIGKILL)  # the master reads what it has written
+        daemon.wait_for_line(rf"worker 0 g1 \(pid {victim}\) was killed by SIGKILL")
+        assert served_by_another(daemon, victim)
+
+
 @contextmanager
 def small_memory(size: int) -> Iterator[Path]:
     """A control group (v1, as root) in which processes have so many bytes together."""
