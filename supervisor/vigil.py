@@ -4,7 +4,9 @@ replaced.
 Promises: a sick child is replaced as a worn one is (policy.py): its successor boots first, one child at a time, so
 that an application that loses threads again and again cannot pile up children; while it drains it is not waited for
 when only lost threads are left in it. systemd's watchdog hears nothing while a child serves nobody and no successor
-comes (`standing`). Refuses to look without a reason: with no limit it never wakes the master.
+comes (`standing`). A pause of the whole service, as a container or a virtual machine has it, is told from lost threads
+by the master's own sleep: when that was much too long, every child gets a fresh limit. Refuses to look without a
+reason: with no limit it never wakes the master.
 
 Owned by the master's only thread.
 """
@@ -29,6 +31,12 @@ REASON: Final = "watchdog"
 _SICK_LOOK: Final = 1.0
 # A main thread may be late for as long as this whatever the limits say, in seconds: machines are busy at times.
 _LEAST_FROZEN: Final = 2.0
+# CLOCK_MONOTONIC runs on while nobody can run. A master that comes later by more than this than it had asked for has
+# been paused, and all its children with it; machines are busy for less.
+_PAUSE: Final = 1.0
+# It sleeps for a part of the limit at most, in seconds for small ones: a pause within one sleep is not noticed.
+_PART: Final = 4
+_LEAST_SLEEP: Final = 1.0
 
 
 class Vigil:
@@ -41,15 +49,33 @@ class Vigil:
         self._history = history
         self._alive = alive
         self._again = math.inf
+        self._asked = math.inf  # what `tend` has said last
+        self._thaw = -math.inf  # the end of the last pause
         self._known: tuple[tuple[int, State], ...] = ()
+        self._hopeless: dict[int, float] = {}  # children with nothing left to wait for: since when, by pid
 
     def tend(self, now: float) -> float:
         """Look if it is time; when to call again."""
+        if now > self._asked + _PAUSE:
+            logger.warning(
+                "this process could not run for %.1f s, nor could its children, it seems: they get a fresh limit",
+                now - self._asked,
+            )
+            self._thaw = now
+            self._again = now
         known = tuple((child.pid, child.state) for child in self._roster.children)
         if known != self._known or now >= self._again:
             self._known = known
             self._again = min((self._look(child, now) for child in self._roster.children), default=math.inf)
-        return self._again
+            self._hopeless = {
+                pid: since for pid, since in self._hopeless.items() if (pid, State.DRAINING) in known
+            }
+        self._asked = self._again if self._again == math.inf else min(self._again, now + self._sleep())
+        return self._asked
+
+    def _sleep(self) -> float:
+        limits = [self._limit(child) or self._alive for child in self._roster.children]
+        return max(min((limit for limit in limits if limit), default=0.0) / _PART, _LEAST_SLEEP)
 
     def _look(self, child: Child, now: float) -> float:
         limit = self._limit(child)
@@ -60,7 +86,7 @@ class Vigil:
         view = self._board.look(child.papers.region)
         if view is None:
             return math.inf
-        finding = watchdog.examine(view, limit, max(limit or self._alive, _LEAST_FROZEN), now)
+        finding = watchdog.examine(view, limit, max(limit or self._alive, _LEAST_FROZEN), now, self._thaw)
         child.standing = finding.standing
         if child.state is State.DRAINING:
             return self._hasten(child, view, finding, now)
@@ -74,8 +100,10 @@ class Vigil:
         return now + _SICK_LOOK if finding.sick else finding.again
 
     def _hasten(self, child: Child, view: ChildView, finding: watchdog.Finding, now: float) -> float:
-        """Nobody waits for a thread that will not come back."""
-        if finding.frozen or watchdog.nothing_else_left(view, finding.stuck):
+        """Nobody waits for a thread that will not come back: one that was found so twice, a moment apart."""
+        if not (finding.frozen or watchdog.nothing_else_left(view, finding.stuck)):
+            self._hopeless.pop(child.pid, None)
+        elif now >= self._hopeless.setdefault(child.pid, now) + _SICK_LOOK:
             child.patience = min(child.patience, now)
             return math.inf
         return now + _SICK_LOOK

@@ -3,7 +3,8 @@
 Promises: a thread that one request has held for `timeouts.stuck`, or whose event loop has not turned for so long, is
 stuck; a child whose main thread has not looked up for so long after the time that it had promised is frozen, whatever
 its threads do; until the time that is named nothing has to be looked at. So the master looks twice in a limit at
-most, and a thread is found at once when its time is over. Refuses: to ask a child, which may not answer.
+most, and a thread is found at once when its time is over. What was before a pause of the whole service (`thaw`) is
+held against nobody. Refuses: to ask a child, which may not answer.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ class Finding:
         return bool(self.stuck) or self.frozen > 0
 
 
-def examine(view: ChildView, limit: float, frozen_limit: float, now: float) -> Finding:
-    """Look at one child. `limit`: timeouts.stuck, 0 for never; `frozen_limit`: the same for its main thread."""
+def examine(
+    view: ChildView, limit: float, frozen_limit: float, now: float, thaw: float = -math.inf
+) -> Finding:
+    """Look at one child. `limit`: timeouts.stuck, 0 for never; `frozen_limit`: the same for its main thread; `thaw`:
+    when nobody had been able to run before, for longer than the machine is ever busy."""
     again = math.inf
     stuck: list[SlotView] = []
     threads = [slot for slot in view.slots if slot.native_id and slot.role != "main"]
@@ -43,17 +47,19 @@ def examine(view: ChildView, limit: float, frozen_limit: float, now: float) -> F
         again = now + limit  # a request that begins now is too old then, and none before
         for slot in threads:
             held = 0.0 if slot.state in ("reading", "writing") else slot.held(now)  # its client holds it
+            held = min(held, now - thaw)
             if held + _GRAIN >= limit:
                 stuck.append(slot)
             elif held:
                 again = min(again, now + limit - held)
     frozen = 0.0
     if frozen_limit and view.due is not None:
-        overdue = now - view.due
+        due = max(view.due, thaw)
+        overdue = now - due
         if overdue + _GRAIN >= frozen_limit:
             frozen = max(overdue, _GRAIN)
         else:
-            again = min(again, view.due + frozen_limit)
+            again = min(again, due + frozen_limit)
     serving = [slot for slot in threads if slot.role == "worker"] or threads
     standing = frozen > 0 or (bool(stuck) and all(slot in stuck for slot in serving))
     return Finding(tuple(stuck), frozen, standing, again)

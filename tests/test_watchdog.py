@@ -123,3 +123,13 @@ def test_what_a_drain_need_not_wait_for() -> None:
     assert not nothing_else_left(child(lost, slot(3, since=NOW - 1)), [lost])
     assert not nothing_else_left(child(lost, slot(3, waiting=1)), [lost])
     assert not nothing_else_left(child(slot(1)), [])
+
+
+def test_what_was_before_a_pause_does_not_count() -> None:
+    view = child(slot(1, since=NOW - 90), slot(2, blocked=NOW - 90, waiting=1), due=NOW - 80)
+    finding = examine(view, LIMIT, LIMIT, NOW, thaw=NOW - 1)
+    assert (finding.sick, finding.standing) == (False, False)
+    assert finding.again == pytest.approx(NOW - 1 + LIMIT)
+    finding = examine(view, LIMIT, LIMIT, NOW - 1 + LIMIT, thaw=NOW - 1)
+    assert len(finding.stuck) == 2
+    assert finding.frozen == pytest.approx(LIMIT)

@@ -229,6 +229,27 @@ def test_a_child_that_does_not_move_at_all_is_replaced_and_killed(tmp_path: Path
         daemon.wait_for_line(rf"pid {sick}\) has not drained in time: cutting it off")
 
 
+def test_a_pause_of_the_whole_service_costs_no_child_and_no_request(tmp_path: Path) -> None:
+    config = {"timeouts": {"stuck": "2s"}, "workers": {"threads": 2}}
+    with Daemon(tmp_path, app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        processes = [daemon.pid, *daemon.workers()]
+        with asking(daemon, "/block") as (client,):
+            get(daemon, "/")  # the other thread
+            for pid in processes:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(3.5)  # the pause itself
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+            daemon.wait_for_line(
+                r" warning .*this process could not run for \d\.\d s, nor could its children"
+            )
+            get(daemon, "/release")
+            assert int(client.response().body) == processes[1]
+        assert daemon.workers() == processes[1:]
+        assert daemon.count("it is replaced|cut off|cutting it off") == 0
+
+
 def test_counts_and_causes_are_on_the_board(tmp_path: Path) -> None:
     from serverd.server.facts import read_counts  # noqa: PLC0415
     from serverd.server.scoreboard import Arena  # noqa: PLC0415
