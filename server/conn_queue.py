@@ -239,13 +239,16 @@ class ConnectionQueue:
         self._errands[fd] = errand
         self._epoll.register(fd, select.EPOLLONESHOT)
 
-    def arm_errand(self, fd: int) -> None:
-        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread."""
+    def arm_errand(self, fd: int) -> bool:
+        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread. False: it
+        is not there, as the kernel has no memory for it."""
         try:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
         except (OSError, ValueError) as exc:
             if not self.closed:
                 logger.warning("epoll_ctl failed: %s", exc)
+            return False
+        return True
 
     def stop_accepting(self, *, take_backlog: bool) -> None:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""

@@ -285,18 +285,26 @@ class Arrivals:
     def hear(self, fd: int) -> None:
         """The source ``fd`` has something: a batch, or its end."""
         source = self._sources[fd]
-        descriptors: list[int] = []
+        packet, descriptors = b"", list[int]()
         try:
             packet, descriptors = receive(source, _LARGEST, BATCH)
-            if packet:
-                self._take(source, descriptors, decode(packet))
-                return
         except BlockingIOError:
             return
-        except OSError as exc:  # it has died, or waits no more: what it had stays with it
-            logger.debug("a batch of connections is refused: %s", exc)
-        except ValueError as exc:
-            logger.error("a batch of connections is refused: %s", exc)
+        except OSError as exc:
+            logger.debug("no batch of connections can be had: %s", exc)
+        if packet:
+            try:
+                batch = decode(packet)
+                taken = self._answer(source, descriptors, batch)
+            except (
+                OSError
+            ) as exc:  # it has died, or waits no more, or hears nothing: what it had stays with it
+                logger.debug("a batch of connections is refused: %s", exc)
+            except (ValueError, RecursionError) as exc:
+                logger.error("a batch of connections is refused: %s", exc)
+            else:
+                self._take(descriptors, batch, taken)
+                return
         for descriptor in descriptors:
             os.close(descriptor)
         self._forget(fd)
@@ -306,8 +314,8 @@ class Arrivals:
         for fd in list(self._sources):
             self._forget(fd)
 
-    def _take(self, source: socket.socket, descriptors: list[int], batch: list[Passenger]) -> None:
-        """Answer, and serve what was taken. Raises ValueError and OSError, and then nothing was taken."""
+    def _answer(self, source: socket.socket, descriptors: list[int], batch: list[Passenger]) -> set[int]:
+        """Say what is taken; the numbers of that. Raises ValueError and OSError, and then nothing is."""
         if len(descriptors) != len(batch):  # our limit of open files cuts what does not fit
             raise ValueError(f"{len(batch)} connections came with {len(descriptors)} descriptors")
         ours = [number for number, one in enumerate(batch) if listened_on(one.local, self._listening)]
@@ -316,11 +324,18 @@ class Arrivals:
         source.send(
             json.dumps({"refused": refused, "full": len(taken) < len(ours)}).encode(), socket.MSG_NOSIGNAL
         )
+        return taken
+
+    def _take(self, descriptors: list[int], batch: list[Passenger], taken: set[int]) -> None:
+        """Serve those that are ``taken``: the other side has let go of them."""
         for number, (descriptor, one) in enumerate(zip(descriptors, batch, strict=True)):
-            if number in taken:
-                self._queue.adopt(descriptor, one.family, one.peer, one.local, one.phase, one.since)
-            else:
+            if number not in taken:
                 os.close(descriptor)
+                continue
+            try:
+                self._queue.adopt(descriptor, one.family, one.peer, one.local, one.phase, one.since)
+            except OSError as exc:  # of this one; the rest are served
+                logger.warning("a connection that another child has handed over is lost: %s", exc)
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)

@@ -81,8 +81,7 @@ class Probe:
             self.looks += 1
         elif self.something_waits():
             self.looks += 1
-            self._sent = now
-            self._queue.arm_errand(self._fd)
+            self._send(now)
         else:
             self.looks = 0
         return self.delay(now)
@@ -96,11 +95,15 @@ class Probe:
         now = time.monotonic()
         self._waited = waited = now - self._sent
         if waited > AT_ONCE:
-            self._sent = now
-            self._queue.arm_errand(self._fd)
+            self._send(now)
         else:
             self._sent = 0.0
         return False
+
+    def _send(self, now: float) -> None:
+        self._sent = now  # first: a worker may take it at once
+        if not self._queue.arm_errand(self._fd):
+            self._sent = 0.0  # nobody will: the next look sends it
 
 
 class LoadKeeper:

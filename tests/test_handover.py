@@ -469,6 +469,57 @@ def test_a_batch_that_makes_no_sense_is_refused_and_its_source_dropped(
         assert ours.recv(100) == b""
 
 
+class Deaf(socket.socket):
+    """Its other end has no room for an answer."""
+
+    def send(self, *_: Any) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+
+def test_a_batch_that_cannot_be_answered_is_refused_and_closed() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there, here = socket.socketpair()
+    with ours, here, serving(app_named(b"new")) as stays:
+        arrivals = Arrivals(stays.queue, [("127.0.0.1", 80)], select.poll())
+        fd = theirs.detach()
+        arrivals.expect(fd)
+        arrivals._sources[fd] = Deaf(fileno=arrivals._sources[fd].detach())
+        socket.send_fds(ours, [encode([idle_at(("127.0.0.1", 80))])], [there.fileno()])
+        there.close()
+        arrivals.hear(fd)
+        assert fd not in arrivals
+        assert stays.queue.open == 0
+        here.settimeout(10)
+        assert here.recv(1) == b"", "the descriptor that came is closed"
+
+
+def test_a_connection_that_cannot_be_adopted_takes_no_other_along(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that came with it are served: their sender has let go of them."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open("/", os.O_RDONLY)  # no socket
+    there, here = socket.socketpair()
+    with ours, serving(app_named(b"new")) as stays, here:
+        arrivals = Arrivals(stays.queue, [("127.0.0.1", 80)], select.poll())
+        fd = theirs.detach()
+        arrivals.expect(fd)
+        one = idle_at(("127.0.0.1", 80))
+        socket.send_fds(ours, [encode([one, one])], [there.fileno(), folder])
+        there.close()
+        os.close(folder)
+        arrivals.hear(fd)
+        assert fd in arrivals
+        assert "is lost" in caplog.text
+        here.settimeout(10)
+        here.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with here.makefile("rb") as answer:
+            assert answer.read().endswith(b"new /")
+        arrivals.close()
+
+
+def idle_at(local: Server) -> Passenger:
+    return Passenger(Phase.IDLE, time.monotonic(), int(socket.AF_UNIX), None, local)
+
+
 # -- everything at once --------------------------------------------------------------------------------------------
 
 

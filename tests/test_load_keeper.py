@@ -18,7 +18,7 @@ from serverd.server.app_loader import LoadedApp, no_asgi
 from serverd.server.async_pool import AsyncPool
 from serverd.server.conn_queue import ConnectionQueue
 from serverd.server.elastic import CALM
-from serverd.server.load_keeper import TICK, LoadKeeper
+from serverd.server.load_keeper import TICK, LoadKeeper, Probe
 from serverd.server.slots import WAITS, nowhere
 from serverd.server.workforce import Workforce
 
@@ -295,4 +295,25 @@ def test_a_thread_with_a_task_in_its_loop_stays_until_that_has_ended() -> None:
     queue.wake()
     force.leave(10)
     assert pool.stop()
+    queue.release()
+
+
+def test_a_probe_that_the_kernel_has_no_memory_for_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the child would count as congested for ever, and refuse what waits for nothing."""
+    queue = ConnectionQueue()
+    probe = Probe(queue)
+    monkeypatch.setattr(probe, "something_waits", lambda: True)
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "arm_errand", lambda fd: False)
+        assert probe.look(1.0) == probe.delay(100.0) == 0.0
+        assert not probe.is_sent
+    assert probe.look(2.0) == 0.0
+    assert probe.delay(3.0) == 1.0, "the next look has sent it"
+    queue.release()
+
+
+def test_the_kernel_says_no_to_a_probe(caplog: pytest.LogCaptureFixture) -> None:
+    queue = ConnectionQueue()
+    assert not queue.arm_errand(10_000)
+    assert "epoll_ctl failed" in caplog.text
     queue.release()
