@@ -18,7 +18,8 @@ import socket
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 # The default send buffer of an AF_UNIX socket is 208 KiB (net.core.wmem_default) and a packet must fit into it: two
 # texts of 16 Ki characters are at most 128 KiB of UTF-8.
@@ -162,6 +163,7 @@ Message = (
     | LameDuck | Drain | Inherit | Stop | Stacks | Fork | Begin
 )  # fmt: skip
 _BY_NAME: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
+_KINDS = {name: get_type_hints(cls) for name, cls in _BY_NAME.items()}
 
 
 def encode(message: Message) -> bytes:
@@ -177,8 +179,11 @@ def decode(packet: bytes) -> Message:
         raw = json.loads(packet)
         cls = _BY_NAME[raw.pop("type")]
         known = _fields(cls)
-        return cls(**{name: value for name, value in raw.items() if name in known})
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        given = {name: value for name, value in raw.items() if name in known}
+        if not all(_is_a(kind, given[name]) for name, kind in _KINDS[cls.__name__].items() if name in given):
+            raise ValueError("a field of another type")
+        return cls(**given)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ChannelError(f"channel: not a message: {packet[:80]!r}") from exc
 
 
@@ -261,6 +266,20 @@ def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors += array("i", data[: len(data) - len(data) % _INT.itemsize])
     return packet, descriptors
+
+
+def _is_a(kind: object, value: object) -> bool:
+    """Whether ``value``, as JSON gives it, is of the type ``kind``. A number may be an int where a float is wanted, a
+    bool is no number; of a list it is texts that are meant."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(part, value) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)  # type: ignore[arg-type] # str, bool, NoneType
 
 
 def _fields(cls: type[Message]) -> frozenset[str]:

@@ -152,6 +152,7 @@ class _Child:
             max_connections=config.limits.connections,
             make_connection=Connection if config.tls is None else TlsContexts(config.tls).connection,
         )
+        self._queue.alone = config.workers.process_count() == 1
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)

@@ -50,7 +50,8 @@ class Departing(Protocol):
 
 
 # So many connections are accepted at a time while the child is congested. A listener has one place among all that is
-# ready: with one connection for each of its turns, new clients waited for seconds where others waited for 0.3 s.
+# ready: with one connection for each of its turns, new clients waited for seconds where others waited for 0.3 s. Not
+# where other children accept too: the slowest would take the most, 98 of 100 connections, and keep them.
 MANY: Final = 256
 
 # (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
@@ -99,6 +100,8 @@ class ConnectionQueue:
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.closed = False
         self.congested = False  # no thread was idle of late; written by the child's main thread
+        self.alone = False  # no other child accepts from the same listeners
+        self.retiring = False  # no more connections come: the child drains
         self.departure: Departing | None = None  # set once, in a drain
 
     # -- for workers ---------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class ConnectionQueue:
         if accepted is None:
             return None
         conn = self._adopt(*accepted)
-        if self.congested:
+        if self.congested and self.alone:
             for _ in range(MANY):
                 if self._full:
                     break
@@ -252,6 +255,7 @@ class ConnectionQueue:
 
     def stop_accepting(self, *, take_backlog: bool) -> None:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
+        self.retiring = True
         for accepted in self._listeners.close(take_backlog=take_backlog):
             self.park(self._adopt(*accepted), keep_deadline=True)
         self.notice()

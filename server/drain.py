@@ -83,7 +83,8 @@ class Draining:
         self._workers.start_draining()
 
     def _finished(self) -> bool:
-        return self._workers.is_idle() and not self._queue.open
+        # In this order: the last connection may go while its application still runs, but none comes any more.
+        return not self._queue.open and self._workers.is_idle()
 
     def _cut_off(self, why: str) -> None:
         """Name the requests that are given up, and let the workers go."""

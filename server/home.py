@@ -71,6 +71,7 @@ class Home(Serving):
         self.watcher: LoopWatcher = LoopWatcher(self.loop)
         self._arrived: deque[tuple[Connection, RequestReceived, bytes]] = deque()
         self._told = False
+        self._stepping = False  # requests begin: one that is in its first step is nowhere else
         self._own: LoopQueue | None = None
         if isinstance(queue, LoopQueue):
             self._own = queue
@@ -97,7 +98,7 @@ class Home(Serving):
 
     def is_idle(self) -> bool:
         """Whether nothing is being handled."""
-        return not self._arrived and not self._runner.pending and self._runner.current is None
+        return not (self._stepping or self._arrived or self._runner.pending or self._runner.current)
 
     def in_flight(self) -> list[Exchange]:
         """The exchanges of this moment; they may end while the caller looks at them."""
@@ -119,14 +120,17 @@ class Home(Serving):
             self.loop.remove_reader(self._own.fileno())
 
     def _serve(self, queue: LoopQueue) -> None:
+        self._stepping = True
         for conn in queue.ready():
             self._handle_connection(conn, conn.peer, None)
+        self._stepping = False
         if queue.closed:
             self.loop.remove_reader(queue.fileno())  # its wake-up stays readable for good
 
     def _welcome(self) -> None:
         self._told = False
         arrived = self._arrived
+        self._stepping = True
         while arrived:
             conn, request, body = arrived.popleft()
             try:
@@ -138,6 +142,7 @@ class Home(Serving):
             if exchange.owns:
                 exchange.owns = False
                 self.go_on(conn)
+        self._stepping = False
 
     def _drain(self) -> None:
         for exchange in self.in_flight():

@@ -109,7 +109,7 @@ class Serving:
         except Exception:
             logger.exception("connection %d: internal error; it is closed", conn.id)
             self.queue.close(conn)
-        if self.draining:
+        if self.queue.retiring:
             self.queue.notice()
 
     def _handle_connection_impl(self, conn: Connection, addr: Address | None, runner: object) -> bool:
@@ -175,7 +175,7 @@ class Serving:
 
     def _ended(self) -> None:
         """A call of the application that had to wait in the loop is over."""
-        if self.draining:
+        if self.queue.retiring:
             self.queue.notice()
 
     def _shake_hands(self, conn: Connection) -> bool:

@@ -24,6 +24,8 @@ _LONGEST: Final = 16.0
 # Memory grows while an application warms up (caches, lazy imports): growth counts from here on.
 WARM: Final = 60.0
 
+REASONS: Final = frozenset({"max_requests", "max_lifetime", "max_rss", "max_growth"})
+
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -29,8 +29,8 @@ _HALF: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was answered in a span of time: responses by any status, those of them that were 5xx, and how many took how
-    long (for each of BOUNDS, then the rest)."""
+    """What was answered in a span of time: requests that have ended, those of them that failed (5xx, or the client
+    left before the answer was complete), and how many took how long (for each of BOUNDS, then the rest)."""
 
     responses: int
     errors: int
@@ -41,8 +41,8 @@ class Sample:
         """The difference of two readings of the same counters."""
         mine, theirs = after.by_class, before.by_class
         return cls(
-            responses=sum(mine[name] - theirs[name] for name in mine if name != "cut"),
-            errors=mine["5xx"] - theirs["5xx"],
+            responses=sum(mine.values()) - sum(theirs.values()),
+            errors=sum(mine[name] - theirs[name] for name in ("5xx", "cut")),
             latency=tuple(new - old for new, old in zip(after.latency, before.latency, strict=True)),
         )
 
@@ -52,10 +52,18 @@ def complaint(old: Sample, new: Sample) -> str:
     return _more_errors(old, new) or _slower(old, new)
 
 
+def hangs(held: float, held_before: float, seconds: float) -> str:
+    """What is worse about a child whose oldest request is `held` seconds old at the end of a trial of `seconds`, where
+    that of the old children is `held_before` old. One that answers nothing has no answers to compare."""
+    if held <= seconds / 2 or held_before > seconds / 2:
+        return ""
+    return f"a request has waited {held:.1f} s for its answer, {held_before:.1f} s before"
+
+
 def verdict(new: Sample) -> str:
     """What to say of one that has passed."""
     few = "" if new.responses >= _LEAST else ", too few to compare"
-    return f"canary: {new.responses} responses, {new.errors} of them 5xx{few}"
+    return f"canary: {new.responses} requests, {new.errors} of them failed{few}"
 
 
 def _more_errors(old: Sample, new: Sample) -> str:
@@ -64,13 +72,13 @@ def _more_errors(old: Sample, new: Sample) -> str:
     share = new.errors / new.responses
     if not old.responses:
         # Nothing to compare with: half of all failing needs no comparison.
-        return f"{_percent(share)} of {new.responses} responses were 5xx" if share >= _HALF else ""
+        return f"{_percent(share)} of {new.responses} requests failed" if share >= _HALF else ""
     old_share = old.errors / old.responses
     together = (old.errors + new.errors) / (old.responses + new.responses)
     spread = math.sqrt(together * (1 - together) * (1 / old.responses + 1 / new.responses))
     if share - old_share <= _SIGMA * spread:
         return ""
-    return f"{_percent(share)} of {new.responses} responses were 5xx, {_percent(old_share)} of {old.responses} before"
+    return f"{_percent(share)} of {new.responses} requests failed, {_percent(old_share)} of {old.responses} before"
 
 
 def _slower(old: Sample, new: Sample) -> str:
@@ -84,7 +92,9 @@ def _slower(old: Sample, new: Sample) -> str:
         return ""
     bound = f"{BOUNDS[place + 1] * 1000:g} ms"
     old_slow = sum(old.latency[place + 2 :]) / seen
-    return f"{_percent(slow)} of {mine} responses took longer than {bound}, {_percent(old_slow)} of {seen} before"
+    return (
+        f"{_percent(slow)} of {mine} requests took longer than {bound}, {_percent(old_slow)} of {seen} before"
+    )
 
 
 def _percent(share: float) -> str:

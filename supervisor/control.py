@@ -263,7 +263,8 @@ class Control:
         if self._resume_at <= now:
             self._resume_at = math.inf
             for listener in self._listeners.all():
-                self._watch(listener.sock)
+                if listener.sock not in self._selector.get_map():  # a reload may have brought it meanwhile
+                    self._watch(listener.sock)
         for peer in self._peers:
             if peer.deadline <= now:
                 peer.expire()

@@ -271,12 +271,15 @@ class Crew:
             case StacksAre():
                 self.rounds.heard(child, message)
             case Worn():
-                if self._roster.wear_out(child, message.reason, now):
-                    logger.info(
-                        "%s (pid %d) has had %s: it is replaced", child.name, child.pid, message.words
-                    )
+                self._worn(child, message, now)
             case _:
                 raise ChannelError(f"a child cannot say {type(message).__name__}")
+
+    def _worn(self, child: Child, message: Worn, now: float) -> None:
+        if message.reason not in wear.REASONS:
+            raise ChannelError(f"a child cannot be worn by {message.reason[:40]!r}")
+        if self._roster.wear_out(child, message.reason, now):
+            logger.info("%s (pid %d) has had %s: it is replaced", child.name, child.pid, message.words)
 
     def _first_time(self, generation: int, text: str) -> bool:
         if len(self._said) > _MOST_SAID:

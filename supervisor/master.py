@@ -26,7 +26,7 @@ import setproctitle
 
 from ..config import ServerConfig
 from ..config.logs import setup_logging
-from ..server.scoreboard import Totals
+from ..server.scoreboard import ChildView
 from . import facts, policy, reports, signals
 from .admin import Admin
 from .board import Board
@@ -148,7 +148,7 @@ class Master:
             self._nursery,
             self._rollout,
             self._orders,
-            Trial(self._roster, self._counted),
+            Trial(self._roster, self._view),
             self._belongings,
             self._quit,
         )
@@ -219,19 +219,18 @@ class Master:
         healthy = policy.healthy(self._roster)
         if healthy and self._notifier.ping_at() <= now:
             self._notifier.ping(now)
-        if self._watching.due() <= now and self._roster.shutdown is None:
+        if self._watching.due() <= now and not self._roster.stopping:
             self._watching.start(self._belongings(None), now)
         if self._admin.due() <= now:  # also while the server stops, as that is what probes have to hear
             self._admin.start(self._belongings(None), now)
         self._upgrade.expire(now)
         asked = min(self._control.tend(now), self._crew.rounds.tend(now))
-        watching = math.inf if self._roster.shutdown is not None else self._watching.due()
+        watching = math.inf if self._roster.stopping else self._watching.due()
         helpers = min(watching, self._admin.due(), self._upgrade.due())
         return min(asked, helpers, self._notifier.ping_at() if healthy else math.inf)
 
-    def _counted(self, child: Child) -> Totals | None:
-        view = self._board.look(child.papers.region)
-        return None if view is None else view.totals
+    def _view(self, child: Child) -> ChildView | None:
+        return self._board.look(child.papers.region)
 
     def _quit(self, status: int) -> None:
         self._status = status

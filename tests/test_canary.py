@@ -7,7 +7,7 @@ import random
 import pytest
 
 from serverd.server.scoreboard import BOUNDS, Totals
-from serverd.supervisor.canary import Sample, complaint, verdict
+from serverd.supervisor.canary import Sample, complaint, hangs, verdict
 
 BUCKETS = len(BOUNDS) + 1
 
@@ -29,17 +29,17 @@ def sample(responses: int, errors: int = 0, **at: int) -> Sample:
         (sample(1000), sample(0), ""),
         (sample(1000, 5), sample(1000, 9), ""),
         (sample(1000, 1), sample(10, 2), ""),
-        (sample(1000), sample(100, 12), "12 % of 100 responses were 5xx, 0 % of 1000 before"),
-        (sample(10_000, 10), sample(1000, 20), "2 % of 1000 responses were 5xx, 0.1 % of 10000 before"),
+        (sample(1000), sample(100, 12), "12 % of 100 requests failed, 0 % of 1000 before"),
+        (sample(10_000, 10), sample(1000, 20), "2 % of 1000 requests failed, 0.1 % of 10000 before"),
         (sample(1000, 500), sample(1000, 510), ""),
         (sample(0), sample(10, 4), ""),
-        (sample(0), sample(10, 5), "50 % of 10 responses were 5xx"),
+        (sample(0), sample(10, 5), "50 % of 10 requests failed"),
         (sample(10, 10), sample(10, 10), ""),
         (sample(100, b3=100), sample(100, b4=100), ""),
         (
             sample(100, b3=100),
             sample(100, b3=40, b5=60),
-            "60 % of 100 responses took longer than 10 ms, 0 % of 100 before",
+            "60 % of 100 requests took longer than 10 ms, 0 % of 100 before",
         ),
         (sample(100, b1=85, b6=15), sample(100, b2=100), ""),
         (sample(100, b3=100), sample(19, b9=19), ""),
@@ -66,10 +66,16 @@ def test_a_sample_is_the_difference_of_two_readings() -> None:
         return Totals(rows=tuple(map(tuple, rows)))
 
     found = Sample.between(totals(10, 2, 1), totals(15, 5, 9))
-    assert (found.responses, found.errors) == (8, 3)
+    assert (found.responses, found.errors) == (16, 11)
     assert found.latency[:5] == (5, 8, 0, 0, 3)
 
 
 def test_what_is_said_of_one_that_passed() -> None:
-    assert verdict(sample(500, 1)) == "canary: 500 responses, 1 of them 5xx"
-    assert verdict(sample(3)) == "canary: 3 responses, 0 of them 5xx, too few to compare"
+    assert verdict(sample(500, 1)) == "canary: 500 requests, 1 of them failed"
+    assert verdict(sample(3)) == "canary: 3 requests, 0 of them failed, too few to compare"
+
+
+def test_one_that_answers_nothing() -> None:
+    assert hangs(8.0, 0.1, 10.0) == "a request has waited 8.0 s for its answer, 0.1 s before"
+    assert hangs(4.9, 0.1, 10.0) == "", "it may yet come"
+    assert hangs(9.0, 9.5, 10.0) == "", "the old ones have such requests too"

@@ -76,3 +76,29 @@ def test_what_is_no_message_is_refused(packet: bytes) -> None:
 
 def test_fields_of_a_newer_version_are_ignored() -> None:
     assert decode(b'{"type":"Stop","reason":"new"}') == Stop()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b'{"type":"Drained","requests":1,"cut":5}',
+        b'{"type":"Drained","requests":1,"cut":[5]}',
+        b'{"type":"Drained","requests":true,"cut":[]}',
+        b'{"type":"Worn","reason":["a"],"words":""}',
+        b'{"type":"BootFailed","stage":"x","exit_code":3,"error":{},"traceback":""}',
+        b'{"type":"BootFailed","stage":"x","exit_code":3,"error":"","traceback":7}',
+        b'{"type":["Ready"]}',
+        b"[" * 100_000,
+        b'{"type":"Worn","reason":"a"}',
+        b"7",
+    ],
+)
+def test_a_field_of_another_type_is_no_message(packet: bytes) -> None:
+    """What a child sends goes into the master's books: it must be what it looks like."""
+    with pytest.raises(ChannelError):
+        decode(packet)
+
+
+def test_every_message_survives_the_way() -> None:
+    ready = Ready(7, 4, False, None, 1, "app")  # type: ignore[arg-type] # a whole number of seconds
+    assert decode(encode(ready)) == ready

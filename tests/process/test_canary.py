@@ -70,7 +70,7 @@ def test_a_good_one_is_followed_by_the_others(tmp_path: Path) -> None:
             reload(daemon, APP.format(before="pass", status=200, word="new"))
             wait_until(lambda: seen.get(b"new", 0) > 0, "the canary gets traffic")
             assert daemon.count("generation 2 ready") == 0
-            daemon.wait_for_line(r"canary: \d+ responses, 0 of them 5xx")
+            daemon.wait_for_line(r"canary: \d+ requests, 0 of them failed")
             daemon.wait_for_line("generation 2 ready")
         assert set(seen) == {b"old", b"new"}
 
@@ -80,7 +80,7 @@ def test_one_that_fails_requests_is_rolled_back(tmp_path: Path) -> None:
         daemon.wait_ready()
         with clients(daemon) as seen:
             reload(daemon, APP.format(before="pass", status=503, word="new"))
-            daemon.wait_for_line(r"canary: 100 % of \d+ responses were 5xx, 0 % of \d+ before: rolling back")
+            daemon.wait_for_line(r"canary: 100 % of \d+ requests failed, 0 % of \d+ before: rolling back")
             daemon.wait_for_line("reload failed: still serving generation 1")
             wait_until(lambda: len(daemon.workers()) == 2, "the canary is gone")
             already = seen[b"old"]
@@ -93,15 +93,27 @@ def test_one_that_is_slow_is_rolled_back(tmp_path: Path) -> None:
         daemon.wait_ready()
         with clients(daemon):
             reload(daemon, APP.format(before="time.sleep(0.05)", status=200, word="new"))
-            daemon.wait_for_line(r"canary: .* responses took longer than [\d.]+ ms, .* before: rolling back")
+            daemon.wait_for_line(r"canary: .* requests took longer than [\d.]+ ms, .* before: rolling back")
             daemon.wait_for_line("reload failed: still serving generation 1")
+
+
+def test_one_that_answers_nothing_is_rolled_back(tmp_path: Path) -> None:
+    with Daemon(tmp_path, app=OLD, config=CONFIG) as daemon:
+        daemon.wait_ready()
+        with clients(daemon) as seen:
+            reload(daemon, APP.format(before="time.sleep(6)", status=200, word="new"))
+            daemon.wait_for_line(
+                r"canary: a request has waited [\d.]+ s for its answer, .* before: rolling back"
+            )
+            daemon.wait_for_line("reload failed: still serving generation 1")
+        assert b"old" in seen
 
 
 def test_one_that_dies_is_rolled_back(tmp_path: Path) -> None:
     with Daemon(tmp_path, app=OLD, config=CONFIG) as daemon:
         daemon.wait_ready()
         with clients(daemon) as seen:
-            reload(daemon, APP.format(before="os._exit(9)", status=200, word="new"))
+            reload(daemon, APP.format(before="time.sleep(0.3); os._exit(9)", status=200, word="new"))
             daemon.wait_for_line("reload failed: still serving generation 1")
             already = seen[b"old"]
             wait_until(lambda: seen[b"old"] > already + 20, "the old ones serve on")
