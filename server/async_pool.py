@@ -119,6 +119,11 @@ class AsyncPool:
         if self._home is not None:
             self._home.alert = on
 
+    def give_up(self) -> None:
+        """Cut off what is still served here."""
+        if self._home is not None:
+            self._home.give_up()
+
     def is_idle(self) -> bool:
         """Whether no request is served here."""
         return self._home is None or self._home.is_idle()

@@ -94,5 +94,6 @@ class Draining:
             self.cut.append(f"{tasks} background task{'s' * (tasks > 1)} that requests have left behind")
         for line in self.cut:
             logger.warning("cut off %s: %s", why, line)
+        self._workers.give_up()
         self._queue.wake()
         self._workers.leave(0.0 if self.cut else _LEAVING)

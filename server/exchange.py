@@ -263,6 +263,15 @@ class Exchange:
         self.done = True
         if self.watching:
             self.released()
+        self.write_off()
+        self.worker.queue.close(self.conn)
+
+    def write_off(self) -> None:
+        """Count and log that it had no complete response.
+
+        For ``cut``; and for the child's main thread when it ends under a request that holds its thread: if that comes
+        to its end in the same moment, it is counted twice.
+        """
         worker, conn = self.worker, self.conn
         now = monotonic()
         if self.kind == REQUEST:
@@ -274,7 +283,6 @@ class Exchange:
             worker.log.add(conn.peer, self.request, status, self.body_bytes, self.since, now)
         if worker.record is not None:
             worker.record(ClientDisconnected(conn.id, worker.worker_id, now, now - self.since))
-        worker.queue.close(conn)
 
     def _more_follows(self, framer: ResponseFramer) -> None:
         """The response comes in pieces; until it is complete, the end of the connection must not look like its end."""

@@ -96,6 +96,10 @@ class Home(Serving):
         self.ending = True
         self.loop.call_soon_threadsafe(self._drain)
 
+    def give_up(self) -> None:
+        """Cut off what is in flight: the child ends."""
+        self.loop.call_soon_threadsafe(self._cut_all)
+
     def is_idle(self) -> bool:
         """Whether nothing is being handled."""
         return not (self._stepping or self._arrived or self._runner.pending or self._runner.current)
@@ -143,6 +147,10 @@ class Home(Serving):
                 exchange.owns = False
                 self.go_on(conn)
         self._stepping = False
+
+    def _cut_all(self) -> None:
+        for exchange in self.in_flight():
+            exchange.cut()
 
     def _drain(self) -> None:
         for exchange in self.in_flight():

@@ -114,6 +114,14 @@ class Workforce:
         self.say_close()
         self._pool.drain()
 
+    def give_up(self) -> None:
+        """The child ends now: what is still in flight counts as cut off."""
+        for worker in self._now():
+            for exchange in worker.in_flight():
+                if not exchange.done:
+                    exchange.write_off()
+        self._pool.give_up()
+
     def is_idle(self) -> bool:
         """Whether no request is served."""
         return self._pool.is_idle() and all(worker.is_idle() for worker in self._now())
