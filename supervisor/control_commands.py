@@ -14,7 +14,7 @@ from typing import Any
 
 from .board import Board
 from .control import Reply
-from .control_lines import Request
+from .control_lines import MOST_CHILDREN, Request
 from .orders import Orders
 from .roster import Outcome, Roster, Urgency
 from .stack_rounds import StackRounds
@@ -85,11 +85,17 @@ class Commands:
         self._roster.ask_reload(_cause(request, reply), newer_code=False, asked=asked)
 
     def _scale(self, request: Request, reply: Reply) -> None:
+        by, now = request.fields.get("by", 0), self._roster.wanted
+        if by > 0 and now + by > MOST_CHILDREN:
+            reply.fail(
+                f"{now} and {by} more would be {now + by} children, and {MOST_CHILDREN} are the most that may be wanted"
+            )
+            return
         cause = _cause(request, reply)
         if "to" in request.fields:
             wanted = self._orders.scale_to(request.fields["to"], cause)
         else:
-            wanted = self._orders.scale(request.fields["by"], cause)
+            wanted = self._orders.scale(by, cause)
         reply.succeed(wanted=wanted)
 
     def _upgrade(self, request: Request, reply: Reply) -> None:

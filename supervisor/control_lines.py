@@ -23,7 +23,7 @@ VERSION: Final = 1
 # The longest request has fewer than 100 bytes; this is for what comes later, and bounds what a client makes us keep.
 LONGEST_LINE: Final = 64 * 1024
 # As many children as the configuration can ask for.
-_MOST_CHILDREN: Final = 1024
+MOST_CHILDREN: Final = 1024
 
 # Each command with its fields and their types; all fields may be left out.
 COMMANDS: Final[Mapping[str, Mapping[str, type]]] = MappingProxyType(
@@ -121,14 +121,12 @@ def _problem(name: str, raw: dict[str, Any]) -> Refusal | None:
 def _scale_problem(raw: dict[str, Any]) -> Refusal | None:
     if len(raw) != 1:
         return Refusal('scale: expected either "by" or "to"')
-    if "to" in raw and not 1 <= raw["to"] <= _MOST_CHILDREN:
+    if "to" in raw and not 1 <= raw["to"] <= MOST_CHILDREN:
         return Refusal(
-            f'scale: "to": expected a whole number from 1 to {_MOST_CHILDREN}, got {_json(raw["to"])}'
+            f'scale: "to": expected a whole number from 1 to {MOST_CHILDREN}, got {_json(raw["to"])}'
         )
-    if "by" in raw and not 1 <= abs(raw["by"]) <= _MOST_CHILDREN:
-        return Refusal(
-            f'scale: "by": expected a whole number up to ±{_MOST_CHILDREN}, got {_json(raw["by"])}'
-        )
+    if "by" in raw and not 1 <= abs(raw["by"]) <= MOST_CHILDREN:
+        return Refusal(f'scale: "by": expected a whole number up to ±{MOST_CHILDREN}, got {_json(raw["by"])}')
     return None
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import policy, reports, signals
+from .control_lines import MOST_CHILDREN
 from .listeners import Listeners
 from .notify import Notifier
 from .rollout import Rollout
@@ -115,8 +116,8 @@ class Orders:
         return self._upgrade.busy()
 
     def scale(self, by: int, cause: str) -> int:
-        """So many children more (or less) than now; the number that is wanted then."""
-        self._roster.scale(by)
+        """So many children more (or less) than now, MOST_CHILDREN at the most; the number that is wanted then."""
+        self._roster.scale(min(by, max(0, MOST_CHILDREN - self._roster.wanted)))
         return self._say_wanted(cause)
 
     def scale_to(self, number: int, cause: str) -> int:

@@ -162,6 +162,9 @@ def test_scale(tmp_path: Path) -> None:
             remote.ask_once(control(daemon), "scale", to=0)
         said = command(daemon, "scale", "0")
         assert said.returncode == 2
+        said = command(daemon, "scale", "+1024")
+        assert said.returncode == 1
+        assert "1 and 1024 more would be 1025 children, and 1024 are the most" in said.stderr
         assert get(daemon).status == 200
 
 
