@@ -172,7 +172,8 @@ class Rollout:
             logger.error("%s", problem)
         line = "reload failed"
         if self._roster.current is not None:
-            line += f": still serving generation {self._roster.current.number}"
+            serves = "still serving" if self._roster.ready(self._roster.current) else "no child serves of"
+            line += f": {serves} generation {self._roster.current.number}"
         logger.error("%s", line)
         if self._roster.current is not None:
             self._notifier.ready(line)

@@ -26,6 +26,20 @@ def lines(status: Status, width: int = 10_000) -> list[str]:
     return [escape_text(line)[:width] for line in found]
 
 
+def _missing(status: Status) -> str:
+    """What of the generation that serves is not there; empty when all is well, and while the server stops."""
+    wanted, generation = status.get("wanted") or 0, status.get("generation")
+    if generation is None or status.get("state") not in ("serving", "reloading"):
+        return ""
+    ready = sum(
+        child.get("state") == "ready" and str(child.get("name")).endswith(f" g{generation}")
+        for child in status.get("children", ())
+    )
+    if ready >= wanted > 0:
+        return ""
+    return f"{ready} of {wanted} children, the log says why" if ready else "NO CHILD SERVES, the log says why"
+
+
 def head(status: Status) -> Iterator[str]:
     """The daemon as a whole."""
     where = f", {status['config']}" if status.get("config") else ""
@@ -34,6 +48,8 @@ def head(status: Status) -> Iterator[str]:
     booting = f", generation {status['booting']} boots" if status.get("booting") is not None else ""
     generation = status.get("generation")
     serves = f"generation {generation}" if generation is not None else "no generation serves yet"
+    if missing := _missing(status):
+        serves += f" ({missing})"
     kind = f"Python {status.get('python', '?')}, mode {status.get('mode', '?')}"
     yield f"{status.get('state', '?')}, {serves}{booting}; up {up}, pid {status.get('pid', '?')}, {kind}"
     if status.get("listeners"):

@@ -33,7 +33,7 @@ from ..config import TimeoutsConfig
 from . import policy, reports
 from .origin import Origin, start_successor
 from .roster import Roster, Urgency
-from .spawn import Closable, Descriptor, Started
+from .spawn import LAST_PACKETS, PACKETS_A_TURN, Closable, Descriptor, Started
 from .succession import LARGEST_PACKET, VARIABLE, YOURS, Estate, read_word
 
 logger = logging.getLogger("serverd.master")
@@ -281,9 +281,11 @@ class Upgrade:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._new.process.pidfd, signal.SIGKILL)
 
-    def _hear(self) -> None:
-        """Read what the new master says; nothing in it can hurt us."""
-        while self._new is not None and self._listens():
+    def _hear(self, most: int = PACKETS_A_TURN) -> None:
+        """Read what the new master says, no more than `most` packets; nothing in it can hurt us."""
+        for _ in range(most):
+            if self._new is None or not self._listens():
+                return
             try:
                 packet = self._new.process.channel.sock.recv(LARGEST_PACKET)
             except BlockingIOError:
@@ -296,7 +298,7 @@ class Upgrade:
             try:
                 word, line = read_word(packet)
                 self._understand(word, line)
-            except (ValueError, IllegalTransition) as error:
+            except (ValueError, RecursionError, IllegalTransition) as error:
                 logger.warning("upgrade: the new master (pid %d) has said nonsense: %s", self.pid, error)
 
     def _listens(self) -> bool:
@@ -326,7 +328,7 @@ class Upgrade:
 
     def _departed(self, status: int) -> None:
         assert self._new is not None
-        self._hear()  # its last words
+        self._hear(LAST_PACKETS)
         new, self._new = self._new, None
         for thing in (new.process.channel, new.process.pidfd):
             if self._selector.get_map().get(thing) is not None:
@@ -340,7 +342,8 @@ class Upgrade:
             return
         line = f"upgrade failed: {new.reason or f'the new master {how}'}"
         if self._roster.shutdown is None and self._roster.current is not None:
-            line += f"; still serving generation {self._roster.current.number}"
+            serves = "still serving" if self._roster.ready(self._roster.current) else "no child serves of"
+            line += f"; {serves} generation {self._roster.current.number}"
         logger.error("%s", line)
         self._tell(False, line)
 

@@ -58,7 +58,10 @@ STATUS: dict[str, Any] = {
 def test_the_whole_picture() -> None:
     assert status_view.lines(STATUS) == [
         "serverd 0.1.0: shop:app, /srv/shop/server.yaml",
-        "reloading, generation 3, generation 4 boots; up 1 d 1 h, pid 7, Python 3.14.7t, mode sync",
+        (
+            "reloading, generation 3 (1 of 2 children, the log says why), generation 4 boots; up 1 d 1 h, pid 7, "
+            "Python 3.14.7t, mode sync"
+        ),
         "listening on http://127.0.0.1:8000, unix:/run/shop.sock",
         "reloads: 2 done, 1 failed; the last failed 1 min ago: app: no module \\x1b[31m named x",
         "children replaced: crash 1, max_rss 12",
@@ -69,6 +72,13 @@ def test_the_whole_picture() -> None:
         "worker 0 g3  100  ready      2 h   3/8     6,000  53 MiB  1 min GET /chat (websocket) (and 2 more)",
         "worker 0 g4  101  booting  0.4 s     -         0   0 MiB  -",
     ]
+
+
+def test_a_generation_that_is_not_complete() -> None:
+    whole = {**STATUS, "wanted": 1}
+    assert "reloading, generation 3, " in status_view.lines(whole)[1]
+    nobody = {**STATUS, "children": [], "state": "serving"}
+    assert "serving, generation 3 (NO CHILD SERVES, the log says why)" in status_view.lines(nobody)[1]
 
 
 def test_an_answer_of_another_version_is_shown_as_far_as_it_goes() -> None:
