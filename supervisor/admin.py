@@ -19,7 +19,6 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final
 
 from ..config import ServerConfig
 from ..server.admin.order import GO, PING, PONG, AdminOrder
@@ -30,12 +29,9 @@ from .outside import admin_addresses
 from .policy import backoff
 from .privileges import Identity
 from .roster import HEALTHY_SECONDS
-from .spawn import Closable, Descriptor, Started, start_helper
+from .spawn import PACKETS_A_TURN, Closable, Descriptor, Started, start_helper
 
 logger = logging.getLogger("serverd.master")
-
-# Packets that are read at a time, so that an admin process that has gone mad does not keep the master busy.
-_AT_ONCE: Final = 16
 
 
 class Admin:
@@ -185,7 +181,7 @@ class Admin:
         assert self._process is not None
         sock = self._process.channel.sock
         try:
-            for _ in range(_AT_ONCE):
+            for _ in range(PACKETS_A_TURN):
                 packet = sock.recv(64)
                 if not packet:
                     break

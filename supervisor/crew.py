@@ -42,7 +42,7 @@ from .child_state import Event, IllegalTransition, State
 from .heirs import heirs_of, introduced
 from .nursery import Nursery
 from .roster import Child, Departure, Generation, Roster
-from .spawn import Closable, Descriptor, Main, Order, start_child
+from .spawn import LAST_PACKETS, PACKETS_A_TURN, Closable, Descriptor, Main, Order, start_child
 from .stack_rounds import StackRounds
 from .template import Asked, Template
 
@@ -218,9 +218,11 @@ class Crew:
         if child.channel is not None and child.state is not State.NEW:
             child.channel.send(message)
 
-    def _on_message(self, child: Child) -> None:
-        """Read what `child` has said, up to the end of its channel if that is there."""
-        while child.channel is not None:
+    def _on_message(self, child: Child, most: int = PACKETS_A_TURN) -> None:
+        """Read what `child` has said, up to the end of its channel if that is there, and no more than `most`."""
+        for _ in range(most):
+            if child.channel is None:
+                return
             try:
                 message = child.channel.recv()
                 if message is not None:
@@ -295,7 +297,7 @@ class Crew:
 
     def _departed(self, child: Child, status: int) -> None:
         """`child` is reaped: hear its last words, forget its descriptors, and say what its exit means."""
-        self._on_message(child)
+        self._on_message(child, LAST_PACKETS)
         self._hang_up(child)  # still there if a process that the application has started holds the other end
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)

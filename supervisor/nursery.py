@@ -26,7 +26,7 @@ from ..server.channel import BootFailed, Channel, ChannelError, Forked, Message,
 from ..server.template import order as template_order
 from . import policy, reports
 from .roster import BOOT_FAILURE_STATUS, BootFailure, Generation, Roster
-from .spawn import Closable, Descriptor, Order
+from .spawn import LAST_PACKETS, PACKETS_A_TURN, Closable, Descriptor, Order
 from .template import Asked, Event, OutOfTurn, Phase, Template
 from .template_spawn import start_template
 
@@ -103,9 +103,11 @@ class Nursery:
             if template.channel is not None:
                 yield template.channel
 
-    def _on_message(self, template: Template) -> None:
-        """Read what `template` has said, up to the end of its channel if that is there."""
-        while template.channel is not None:
+    def _on_message(self, template: Template, most: int = PACKETS_A_TURN) -> None:
+        """Read what `template` has said, up to the end of its channel if that is there, and no more than `most`."""
+        for _ in range(most):
+            if template.channel is None:
+                return
             try:
                 message = template.channel.recv()
                 if message is not None:
@@ -179,7 +181,7 @@ class Nursery:
 
     def _ended(self, template: Template, status: int) -> None:
         """`template` is reaped: hear its last words, forget its descriptors, and say what its exit means."""
-        self._on_message(template)
+        self._on_message(template, LAST_PACKETS)
         self._hang_up(template)
         self._selector.unregister(template.pidfd)
         os.close(template.pidfd)

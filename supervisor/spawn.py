@@ -38,6 +38,12 @@ from .roster import BOOT_FAILURE_STATUS
 
 # sysexits.h EX_SOFTWARE: a mistake of ours, after which nothing better is known.
 _BROKEN: Final = 70
+# Packets of one process that are read at a time, so that one that has gone mad does not keep the master busy; what is
+# left makes its channel readable again.
+PACKETS_A_TURN: Final = 16
+# Those of one that has exited, where no other turn comes: a send buffer (net.core.wmem_default, 208 KiB) holds fewer,
+# as the kernel counts more than half a KiB for each.
+LAST_PACKETS: Final = 1024
 
 type Main = Callable[[ChildSpec], int]
 
