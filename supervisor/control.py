@@ -133,7 +133,9 @@ class Peer:
             return
         if data:
             self._lines.feed(data)
-        else:  # it may still wait for its answer: `echo ... | nc -N -U`
+        else:  # it may still wait for its answer: `printf ... | nc -N -U`, with or without the line's end
+            if self._lines.partial:
+                self._lines.feed(b"\n")
             self._over = True
 
     def _settle(self) -> None:

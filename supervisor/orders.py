@@ -107,8 +107,10 @@ class Orders:
     def upgrade(self, cause: str, asked: Outcome | None = None) -> str | None:
         """Start a new master that takes the place of this one; `asked` hears how that ended. Why not, or None."""
         problem = self._upgrade.begin(cause)
-        if problem is None and asked is not None:
-            self._upgrade.asked.append(asked)
+        if problem is None:
+            self._upgrade.asked.append(self._rollout.upgraded)
+            if asked is not None:
+                self._upgrade.asked.append(asked)
         return problem
 
     def busy(self) -> str | None:

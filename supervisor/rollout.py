@@ -184,6 +184,12 @@ class Rollout:
         asked, self._asked = self._asked, []
         return asked
 
+    def upgraded(self, ok: bool, line: str) -> None:
+        """An upgrade was tried: one that failed is, for who watches, as a reload that did."""
+        if not ok:
+            self.last = (False, line, time.time())
+            self.failed += 1
+
     def _ended(self, ok: bool, line: str, asked: Sequence[Outcome], *, reload: bool) -> None:
         if reload:
             self.last = (ok, line, time.time())

@@ -165,6 +165,20 @@ def test_who_sends_half_a_request_is_told_and_closed(world: World) -> None:
     assert world.read(idle) == [{}], "with nothing said there is nothing to answer"
 
 
+def test_a_request_that_ends_with_the_connection_needs_no_newline(world: World) -> None:
+    whole, half = world.connect(), world.connect()
+    whole.sendall(control_lines.request("status").rstrip(b"\n"))
+    half.sendall(b'{"v": 1, ')
+    for sock in (whole, half):
+        sock.shutdown(socket.SHUT_WR)
+    world.turn()
+    answer, end = world.read(whole)
+    assert answer["ok"], answer
+    refusal, _ = world.read(half)
+    assert not refusal["ok"]
+    assert end == {}
+
+
 def test_who_waits_for_an_answer_may_wait(tmp_path: Path) -> None:
     replies: list[Reply] = []
     world = World(tmp_path, lambda request, reply: replies.append(reply))
