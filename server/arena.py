@@ -45,16 +45,17 @@ class Region(NamedTuple):
 
 
 class Papers(NamedTuple):
-    """What a child is given to write on: descriptors of the arena and of the file for its last words, -1 for none, and
-    its region."""
+    """What a child is given to write on: descriptors of the arena, of the file for its last words and of the one for
+    stacks that it is asked for, -1 for none, and its region."""
 
     memory: int = -1
     region: Region | None = None
     words: int = -1
+    stacks: int = -1
 
     def descriptors(self) -> list[int]:
         """Those that are there."""
-        return [fd for fd in (self.memory, self.words) if fd >= 0]
+        return [fd for fd in (self.memory, self.words, self.stacks) if fd >= 0]
 
 
 NO_PAPERS: Final = Papers()

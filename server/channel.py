@@ -86,7 +86,8 @@ class Fork:
     """Down, to a template: fork the child ``index``.
 
     With it come (SCM_RIGHTS) the child's end of its channel and what it writes on: the arena (if ``memory``), of which
-    ``slots`` slots from ``offset`` on are the child's (0: none), and the file for its last words (if ``words``).
+    ``slots`` slots from ``offset`` on are the child's (0: none), and the files for its last words (if ``words``) and
+    for stacks (if ``stacks``).
     """
 
     index: int
@@ -94,6 +95,7 @@ class Fork:
     offset: int = 0
     slots: int = 0
     words: bool = False
+    stacks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

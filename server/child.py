@@ -59,7 +59,7 @@ from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .process import introduce, load, standard_output
 from .slots import MAIN, PHASE_COUNT, inherited
-from .stacks import Held, Stacks
+from .stacks import LONGEST_REPORT, Held, Stacks
 from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
 from .wear import Wear, resident
@@ -168,7 +168,7 @@ class _Child:
         self._load: LoadKeeper
         self._tend_at = 0.0  # when a deadline of a connection may have passed
         self._terminated = False
-        self._stacks = Stacks(spec.papers.words, describe)
+        self._stacks = Stacks(spec.papers.stacks, describe)
         self._held: Callable[[], Mapping[int, Held]] = dict[int, Held]  # what the threads serve
         self._poll = select.poll()
         self._poll.register(spec.channel.fileno(), select.POLLIN)
@@ -303,7 +303,8 @@ class _Child:
         return None
 
     def _show_stacks(self, request: int) -> None:
-        """Tell the master where every thread is, one message for each."""
+        """Tell the master where every thread is, one message for each. It takes a while, which is no hang."""
+        self._scores.tell(time.monotonic() + LONGEST_REPORT)
         try:
             for text in self._stacks.report(self._held()):
                 self._spec.channel.send(StacksAre(request, text, last=False))

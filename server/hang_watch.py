@@ -20,6 +20,7 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -28,7 +29,7 @@ from .app_runner import describe
 from .exchange import Exchange
 from .routes import EVENTS
 from .slots import REQUEST
-from .stacks import Held, Stacks
+from .stacks import PATIENCE, Held, Stacks
 from .worker_loop import WorkerLoop
 
 logger = logging.getLogger("serverd.worker")
@@ -37,6 +38,9 @@ logger = logging.getLogger("serverd.worker")
 PULSE: Final = 1.0
 # So many stacks are logged in one look; the others are named. Each takes a signal to a thread, and some milliseconds.
 MOST_STACKS: Final = 16
+# All stacks of one look together, in seconds: this thread accepts nothing meanwhile, and the master holds it to what it
+# has promised (supervisor/vigil.py has patience for twice as long at least).
+BUDGET: Final = 1.0
 
 
 class _Pulse:
@@ -72,6 +76,8 @@ class HangWatch:
         self._told: dict[int, Exchange] = {}  # those that were named, by id, as long as they last
         self._pulses: dict[int, _Pulse] = {}
         self._still: set[int] = set()  # threads whose loop was said to stand still
+        self._left = 0  # stacks that may still be asked for in this look
+        self._until = 0.0  # and until when
         self._again = 0.0
 
     def tend(self, now: float) -> float:
@@ -80,6 +86,8 @@ class HangWatch:
             return float("inf")
         if now >= self._again:
             held = self._held()
+            self._left = MOST_STACKS
+            self._until = time.monotonic() + BUDGET
             self._again = min(self._requests(held, now), self._loops(held, now))
         return self._again
 
@@ -88,7 +96,6 @@ class HangWatch:
     def _requests(self, held: Mapping[int, Held], now: float) -> float:
         again = now + self._limit
         told: dict[int, Exchange] = {}
-        stacks = MOST_STACKS
         for ident, thread in held.items():
             current = thread.current
             waiting = dict(thread.waiting)  # one operation, while the thread goes on
@@ -106,8 +113,7 @@ class HangWatch:
                     exchange is not current or task is None
                 ):  # else it is there twice, and named as the current one
                     told[id(exchange)] = exchange
-                    self._name(ident, thread, task, exchange, now, stacks > 0)
-                    stacks -= 1
+                    self._name(ident, thread, task, exchange, now)
         self._told = told
         return again
 
@@ -118,21 +124,33 @@ class HangWatch:
         task: asyncio.Task[object] | None,
         exchange: Exchange,
         now: float,
-        with_stack: bool,
     ) -> None:
         what = f"{describe(exchange, now)} takes longer than {self._key} ({self._limit:g} s)"
-        if self._stacks is None or not with_stack:
-            logger.warning("%s", what)
-        elif task is None:
+        if task is None:
             name, native = _thread(ident)
-            lines = self._stacks.of(native)
-            logger.warning("%s; it holds the thread %s (%d) at\n%s", what, name, native, _indented(lines))
+            lines = self._stack(native)
+            logger.warning("%s; it holds the thread %s (%d)%s", what, name, native, lines and f" at\n{lines}")
+        elif self._stacks is None or self._left <= 0:
+            logger.warning("%s", what)
         else:
+            self._left -= 1
 
             def say(answer: concurrent.futures.Future[list[str]]) -> None:
                 logger.warning("%s; it waits in its event loop at\n%s", what, "\n".join(answer.result()))
 
             self._stacks.ask(held._replace(waiting={task: exchange})).add_done_callback(say)
+
+    def _stack(self, native: int) -> str:
+        """Where a thread is. Empty when too many were asked in this look, or one that does not answer: the next one
+        is likely to be no better, and each costs this thread its time."""
+        rest = self._until - time.monotonic()
+        if self._stacks is None or self._left <= 0 or rest <= 0:
+            return ""
+        self._left -= 1
+        answered, lines = self._stacks.ask_thread(native, min(rest, PATIENCE))
+        if not answered:
+            self._left = 0
+        return "\n".join(f"  {line}" for line in lines)
 
     # -- loops -------------------------------------------------------------------------------------------------------
 
@@ -163,14 +181,14 @@ class HangWatch:
         if held.current is not None:
             return  # the request that holds it is named
         name, native = _thread(ident)
-        lines = self._stacks.of(native) if self._stacks is not None else []
+        lines = self._stack(native)
         logger.warning(
-            "the event loop of the thread %s (%d) stands still for %.1f s, and %d requests wait in it; it is at\n%s",
+            "the event loop of the thread %s (%d) stands still for %.1f s, and %d requests wait in it%s",
             name,
             native,
             seconds,
             len(held.waiting),
-            _indented(lines),
+            lines and f"; it is at\n{lines}",
         )
 
 
@@ -201,7 +219,3 @@ def _thread(ident: int) -> tuple[str, int]:
         if thread.ident == ident:
             return thread.name, thread.native_id or 0
     return "?", 0
-
-
-def _indented(lines: list[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)

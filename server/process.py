@@ -46,9 +46,10 @@ def introduce(title: str | None, index: int, generation: int, papers: Papers) ->
     setproctitle.setproctitle(f"{title or 'serverd'}: worker {index} g{generation}")
     if papers.words >= 0:
         faulthandler.enable(papers.words)  # the master reads it when this process has died
-        install(papers.words)  # and can ask for stacks from now on, whatever this thread does
     elif sys.stderr is not None:
         faulthandler.enable()
+    if papers.stacks >= 0:
+        install(papers.stacks)  # the master can ask for stacks from now on, whatever this thread does
 
 
 def _allow_descriptors(connections: int) -> None:

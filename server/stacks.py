@@ -3,8 +3,9 @@
 Promises: nothing stops for it. ``sys._current_frames`` would: it stops the world, and a thread in a long C call (a
 regular expression that backtracks) holds all others up until it comes back (6.0 s in a measurement on 3.14t). Here
 each thread writes its own frames, in faulthandler's handler of a signal that is sent to that thread alone. Coroutines
-that wait are asked for in their own loop, as another thread must not look into a frame that may run. Refuses: local
-variables, which are often secrets.
+that wait are asked for in their own loop, as another thread must not look into a frame that may run. A thread that
+answers late writes into a file that nobody takes for anything else, and its stack is not shown as another's. Refuses:
+local variables, which are often secrets.
 
 Threads: everything belongs to the child's main thread, but ``_coroutines``, which runs in the loop that it looks at.
 """
@@ -30,17 +31,25 @@ from .slots import Slot
 # No signal of anybody's: glibc keeps the first two real-time signals, and libraries that use others begin there.
 SIGNAL: Final = signal.SIGRTMIN + 11
 # How long a thread may take to write: it only has to be scheduled. One in an uninterruptible system call never does.
-_PATIENCE: Final = 0.5
+PATIENCE: Final = 0.5
 _SETTLED: Final = 0.002  # a handler that has written nothing more for so long is done; a frame takes it 2 µs
 # How long a loop may take to get round to it.
 _TURN: Final = 0.5
-# A whole report keeps the main thread from its deadlines for so long at most.
+# A whole report keeps the main thread from its deadlines for so long, and then for the thread that it has just asked.
 _BUDGET: Final = 2.0
+LONGEST_REPORT: Final = _BUDGET + PATIENCE + _TURN
 _MOST_THREADS: Final = 256
 _MOST_COROUTINES: Final = 50
 
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 _HEAD: Final = "Stack (most recent call first):"
+# What is said where there is no stack.
+UNHEARD: Final = (
+    "it has not answered since it was asked before: it is in a system call that cannot be interrupted"
+)
+UNCLEAR: Final = (
+    "a thread that was asked before has answered now, so that nobody knows whose stack was written"
+)
 # Where each thread of Python's, and each turn of a worker, begins: nobody wants to read what is below.
 _ROOTS: Final = frozenset(
     {
@@ -70,7 +79,7 @@ class Held(NamedTuple):
 
 
 def install(file: int) -> int:
-    """From now on a thread that gets ``SIGNAL`` writes its stack at the end of ``file``, a memfd; -1: make one. The
+    """From now on a thread that gets ``SIGNAL`` writes its stack into ``file``, a memfd; -1: make one. The
     descriptor of the file."""
     if file < 0:
         file = os.memfd_create("serverd-stacks", os.MFD_CLOEXEC)
@@ -86,6 +95,7 @@ class Stacks:
         self._file = install(file)
         self._describe = describe
         self._tgkill = tgkill()
+        self._silent: set[int] = set()  # threads that may still answer, by the kernel's number
 
     def report(self, held: Mapping[int, Held]) -> Iterator[str]:
         """A text for each thread; ``held``: by the number that Python has for the thread."""
@@ -104,19 +114,32 @@ class Stacks:
 
     def of(self, native_id: int) -> list[str]:
         """The lines for one thread, the most recent call first; without a stack, a line that says why."""
-        before = os.lseek(self._file, 0, os.SEEK_END)
+        return self.ask_thread(native_id)[1]
+
+    def ask_thread(self, native_id: int, patience: float = PATIENCE) -> tuple[bool, list[str]]:
+        """Whether it has answered, or has ended; and the lines, as ``of``."""
+        if is_pending(os.getpid(), native_id):  # the master may have asked it
+            self._silent.add(native_id)
+            return False, [UNHEARD]
+        before = {thread for thread in self._silent if is_pending(os.getpid(), thread)}
+        os.ftruncate(self._file, 0)  # with what the others have written by now
+        os.lseek(self._file, 0, os.SEEK_SET)
         try:
             self._tgkill(os.getpid(), native_id, SIGNAL)
         except OSError:  # or it begins, and has no number yet
-            return ["it has ended"]
-        text = self._written(before)
-        os.ftruncate(self._file, before)
-        os.lseek(self._file, before, os.SEEK_SET)
-        if not text:
-            return [
-                f"it does not answer within {_PATIENCE:g} s: it is in a system call that cannot be interrupted"
+            return True, ["it has ended"]
+        text = self._written(patience)
+        self._silent = {thread for thread in before if is_pending(os.getpid(), thread)}
+        spoke = before - self._silent
+        if is_pending(os.getpid(), native_id):
+            self._silent.add(native_id)
+            return False, [
+                f"it does not answer within {patience:g} s: it is in a system call that cannot be interrupted"
             ]
-        return [line for frame in parse(text) for line in show(frame)] or ["no Python code runs in it"]
+        if text and (spoke or not of_one_thread(text)):
+            return True, [UNCLEAR]
+        lines = [line for frame in parse(text) for line in show(frame)]
+        return True, lines or ["no Python code runs in it"]
 
     def _thread(
         self,
@@ -173,17 +196,32 @@ class Stacks:
         if len(tasks) > _MOST_COROUTINES:
             yield f"  and {len(tasks) - _MOST_COROUTINES} more requests that wait"
 
-    def _written(self, before: int) -> str:
-        """What a handler writes from ``before`` on; empty when nothing comes."""
-        deadline = time.monotonic() + _PATIENCE
-        size = before
+    def _written(self, patience: float) -> str:
+        """What a handler writes; empty when nothing comes."""
+        deadline = time.monotonic() + patience
+        size = 0
         while time.monotonic() < deadline:
             grown = os.fstat(self._file).st_size
-            if grown > before and grown == size:
+            if grown and grown == size:
                 break
             size = grown
             time.sleep(_SETTLED)  # no event tells that a handler in another thread is done
-        return os.pread(self._file, size - before, before).decode(errors="backslashreplace")
+        return os.pread(self._file, size, 0).decode(errors="backslashreplace")
+
+
+def is_pending(pid: int, thread: int) -> bool:
+    """Whether ``SIGNAL`` waits for this thread to take it (proc_pid_status(5), SigPnd)."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii", errors="replace") as file:
+            waits = next((line.split()[1] for line in file if line.startswith("SigPnd:")), "0")
+        return bool(int(waits, 16) >> (SIGNAL - 1) & 1)
+    except OSError, ValueError, IndexError:  # it has ended; or /proc is not mounted here
+        return False
+
+
+def of_one_thread(text: str) -> bool:
+    """Whether it is one stack from its beginning."""
+    return text.startswith(_HEAD) and text.count(_HEAD) == 1
 
 
 def parse(text: str) -> list[Frame]:

@@ -37,7 +37,7 @@ from .process import load
 logger = logging.getLogger("serverd.worker")
 
 # What can come with an order to fork: the child's end of its channel, and its papers.
-_MOST_HANDED: Final = 3
+_MOST_HANDED: Final = 4
 
 # Forks so that `body` is the life of a child of the master; its process number. Raises OSError or RuntimeError.
 type ForkSibling = Callable[[Callable[[], int]], int]
@@ -83,7 +83,7 @@ def main(spec: TemplateSpec) -> int:
 def order(index: int, papers: Papers) -> Fork:
     """The order for the child ``index``; the descriptors of ``papers`` have to come with it, after its channel."""
     region = papers.region or Region(0, 0)
-    return Fork(index, papers.memory >= 0, region.offset, region.slots, papers.words >= 0)
+    return Fork(index, papers.memory >= 0, region.offset, region.slots, papers.words >= 0, papers.stacks >= 0)
 
 
 def papers_of(order: Fork, descriptors: list[int]) -> Papers:
@@ -91,7 +91,8 @@ def papers_of(order: Fork, descriptors: list[int]) -> Papers:
     left = iter(descriptors)
     memory = next(left) if order.memory else -1
     region = Region(order.offset, order.slots) if order.slots else None
-    return Papers(memory, region, next(left) if order.words else -1)
+    words = next(left) if order.words else -1
+    return Papers(memory, region, words, next(left) if order.stacks else -1)
 
 
 def _next_order(channel: Channel) -> tuple[Fork, list[int]] | None:
@@ -104,8 +105,10 @@ def _next_order(channel: Channel) -> tuple[Fork, list[int]] | None:
             continue
         if message is None:
             return None
-        if isinstance(message, Fork) and len(descriptors) == 1 + message.memory + message.words:
-            return message, descriptors
+        if isinstance(message, Fork):
+            wanted = 1 + message.memory + message.words + message.stacks
+            if len(descriptors) == wanted:
+                return message, descriptors
         for fd in descriptors:
             os.close(fd)
         logger.error("channel: %s is not for a template; ignored", type(message).__name__)

@@ -27,6 +27,8 @@ logger = logging.getLogger("serverd.master")
 _STAND_INS: Final = 32
 # The child's main thread and its home loop have slots too.
 _OTHERS: Final = 2
+# What each child writes into: a thread that is asked for its stack may answer late, and that is nobody's last word.
+_FILES: Final = ("serverd-last-words", "serverd-stacks")
 
 
 def slots_for(config: ServerConfig) -> int:
@@ -59,13 +61,14 @@ class Board:
         region = self.arena.allot(slots_for(config))
         if region is None:
             logger.warning("the scoreboard is full: a child is not shown on it")
-        words = -1
+        made: list[int] = []
         try:
-            words = os.memfd_create("serverd-last-words", os.MFD_CLOEXEC)
-            return Papers(os.dup(self.arena.fd), region, words)
+            for name in _FILES:
+                made.append(os.memfd_create(name, os.MFD_CLOEXEC))
+            return Papers(os.dup(self.arena.fd), region, *made)
         except OSError:
-            if words >= 0:
-                os.close(words)
+            for fd in made:
+                os.close(fd)
             if region is not None:
                 self.arena.release(region)
             raise

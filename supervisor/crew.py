@@ -209,8 +209,7 @@ class Crew:
                 yield Descriptor(child.pidfd)
             if child.channel is not None:
                 yield child.channel
-            if child.papers.words >= 0:
-                yield Descriptor(child.papers.words)
+            yield from (Descriptor(fd) for fd in (child.papers.words, child.papers.stacks) if fd >= 0)
 
     def _send(self, child: Child, message: Message) -> None:
         # One that does not get through is for a child that is gone or hangs; the deadline of its state sees to

@@ -1,8 +1,9 @@
 """The stacks of a child whose main thread does not answer: it imports, or a long C call of another thread holds it up.
 
 Promises: each thread of the child is sent the signal by which it writes its stack into the file that the master has
-made for the child's last words (see server/stacks.py), one after the other, so that no two write at once; the master
-never waits for any of it. Refuses to signal a process that has no handler for that yet: it would die of it.
+made for that (see server/stacks.py), one after the other, so that no two write at once; what a thread may have written
+that was asked before is taken for nobody's; the master never waits for any of it. Refuses to signal
+a process that has no handler for that yet: it would die of it.
 
 Owned by the master's only thread.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..server.scoreboard import ChildView
-from ..server.stacks import SIGNAL, parse, show, tgkill
+from ..server.stacks import SIGNAL, UNCLEAR, UNHEARD, is_pending, of_one_thread, parse, show, tgkill
 from . import status_view
 
 # How often the file is looked at. A thread that is scheduled writes 50 frames in 0.1 ms: one that has written nothing
@@ -28,25 +29,43 @@ _MOST_THREADS: Final = 256
 
 
 class Force:
-    """One child's threads, one after the other. `say` is called with a text for each."""
+    """One child's threads, one after the other. Who has joined is called with a text for each."""
 
-    def __init__(self, pid: int, words: int, view: ChildView | None, say: Callable[[str], None]) -> None:
+    def __init__(self, pid: int, file: int, view: ChildView | None) -> None:
         self.due = math.inf  # when `step` wants to be called; infinite when it is over
         self._pid = pid
-        self._words = words
-        self._say = say
+        self._file = file
+        self._listeners: list[Callable[[str], None]] = []
+        self._said: list[str] = []
         self._serves = {} if view is None else _serves(view, time.monotonic())
         self._left: list[int] = []
         self._asked = 0
-        self._before = 0  # where it began to write
+        self._silent: list[int] = []  # those that may still answer
         self._size = 0  # at the last look
         self._until = 0.0  # when it has had its time
-        if words < 0 or not _handles(pid):
-            say("its main thread does not answer, and it cannot be asked otherwise yet")
+        if file < 0 or not _handles(pid):
+            self._say("its main thread does not answer, and it cannot be asked otherwise yet")
             return
-        say("its main thread does not answer; what its threads have written themselves:")
+        self._say("its main thread does not answer; what its threads have written themselves:")
         self._left = sorted(_threads(pid))[:_MOST_THREADS]
+        self._silent = [thread for thread in self._left if is_pending(pid, thread)]  # asked by another before
         self.step()
+
+    @property
+    def is_over(self) -> bool:
+        """All that there was to say has been said."""
+        return self.due == math.inf
+
+    def join(self, listener: Callable[[str], None]) -> None:
+        """Tell `listener` too, from the beginning."""
+        for text in self._said:
+            listener(text)
+        self._listeners.append(listener)
+
+    def _say(self, text: str) -> None:
+        self._said.append(text)
+        for listener in self._listeners:
+            listener(text)
 
     def step(self) -> None:
         """Look whether the thread that was asked last is done; then ask the next."""
@@ -60,8 +79,14 @@ class Force:
         self.due = math.inf
         while self._left and not self._asked:
             thread = self._left.pop(0)
+            if thread in self._silent:
+                self._tell(thread, [f"  {UNHEARD}"])
+                continue
             try:
-                self._before = self._size = os.lseek(self._words, 0, os.SEEK_END)
+                self._silent = [silent for silent in self._silent if is_pending(self._pid, silent)]
+                os.ftruncate(self._file, 0)  # with what the others have written by now
+                # The child writes at the same place of the same file.
+                self._size = os.lseek(self._file, 0, os.SEEK_SET)
                 tgkill()(self._pid, thread, SIGNAL)
             except OSError:  # it has ended
                 continue
@@ -70,23 +95,26 @@ class Force:
             self.due = now + LOOK
 
     def _is_done(self, now: float) -> bool:
-        before, self._size = self._size, os.fstat(self._words).st_size
-        return now >= self._until or before == self._size > self._before
+        before, self._size = self._size, os.fstat(self._file).st_size
+        return now >= self._until or before == self._size > 0
 
     def _take(self) -> None:
         thread = self._asked
-        text = os.pread(self._words, max(0, self._size - self._before), self._before).decode(errors="replace")
-        os.ftruncate(self._words, self._before)
-        os.lseek(
-            self._words, self._before, os.SEEK_SET
-        )  # the child writes at the same place of the same file
-        lines = [f"  {line}" for frame in parse(text) for line in show(frame)]
+        text = os.pread(self._file, self._size, 0).decode(errors="replace")
+        was_silent = self._silent
+        self._silent = [silent for silent in was_silent if is_pending(self._pid, silent)]
+        if is_pending(self._pid, thread):
+            self._silent.append(thread)
+            self._tell(thread, ["  nothing: it cannot be interrupted"])
+        elif text and (len(was_silent) > len(self._silent) or not of_one_thread(text)):
+            self._tell(thread, [f"  {UNCLEAR}"])
+        else:
+            lines = [f"  {line}" for frame in parse(text) for line in show(frame)]
+            self._tell(thread, lines or ["  nothing: no Python code runs in it"])
+
+    def _tell(self, thread: int, lines: list[str]) -> None:
         head = f"thread {_name(self._pid, thread)} ({thread}){self._serves.get(thread, '')}"
-        self._say(
-            "\n".join(
-                [head, *(lines or ["  nothing: no Python code runs in it, or it cannot be interrupted"])]
-            )
-        )
+        self._say("\n".join([head, *lines]))
 
 
 def _serves(view: ChildView, now: float) -> Mapping[int, str]:

@@ -42,7 +42,8 @@ class _Round:
     def due(self, child: Child) -> float:
         """When something has to be done about `child`."""
         if child.pid in self.forced:
-            return self.forced[child.pid].due
+            force = self.forced[child.pid]
+            return force.due if not force.is_over else self.began
         return self.began + (LONGEST if child.pid in self.said else PATIENCE)
 
 
@@ -101,17 +102,25 @@ class StackRounds:
         """`child` has not answered in time, or not to the end, or its next thread is to be asked."""
         force = this.forced.get(child.pid)
         if force is not None:
-            force.step()
+            if not force.is_over:
+                force.step()
         elif child.pid in this.said:
             this.say(child, f"it did not finish within {LONGEST:g} s")
             this.waiting.remove(child)
             return
         else:
-            view = self._board.look(child.papers.region)
-            force = Force(child.pid, child.papers.words, view, lambda text: this.say(child, text))
-            this.forced[child.pid] = force
-        if force.due == math.inf:
+            force = this.forced[child.pid] = self._force(child)
+            force.join(lambda text: this.say(child, text))
+        if force.is_over:
             this.waiting.remove(child)
+
+    def _force(self, child: Child) -> Force:
+        """One at a time for each child: two that ask would take each other's answers."""
+        for this in self._rounds:
+            force = this.forced.get(child.pid)
+            if force is not None and not force.is_over:
+                return force
+        return Force(child.pid, child.papers.stacks, self._board.look(child.papers.region))
 
     def _end_if_over(self, this: _Round) -> None:
         if not this.waiting:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ from serverd.supervisor.child_state import State
 from serverd.supervisor.roster import Child, Roster
 from serverd.supervisor.stack_force import Force
 from serverd.supervisor.stack_rounds import LONGEST, PATIENCE, StackRounds
+
+HEAD = 'Stack (most recent call first):\n  File "/x.py", line 3 in x\n'
 
 
 @pytest.fixture
@@ -77,6 +80,53 @@ def test_a_thread_that_has_ended_is_no_mistake(writer: Stacks) -> None:
     while os.path.exists(f"/proc/self/task/{native}"):  # the kernel is a moment behind
         time.sleep(0.001)
     assert writer.of(native) == ["it has ended"]
+
+
+class Late(Blocked):
+    """One that takes the signal only when it is let go, like one in an uninterruptible system call."""
+
+    def sit(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [stacks.SIGNAL])
+        super().sit()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [stacks.SIGNAL])
+
+
+def test_a_thread_that_does_not_answer_is_asked_once(writer: Stacks) -> None:
+    late, sitter = Late(), Blocked()
+    number = late.thread.native_id or 0
+    answered, (line,) = writer.ask_thread(number, 0.01)
+    assert not answered
+    assert "does not answer within 0.01 s" in line
+    began = time.monotonic()
+    assert writer.of(number) == [stacks.UNHEARD]
+    assert time.monotonic() - began < stacks.PATIENCE / 2, "nobody waits for it again"
+    assert any("in sit" in line for line in writer.of(sitter.thread.native_id or 0)), "others are asked"
+    late.leave()
+    assert any("in sit" in line for line in writer.of(sitter.thread.native_id or 0))
+    sitter.leave()
+
+
+def test_a_late_answer_is_not_taken_for_anothers(writer: Stacks) -> None:
+    late, sitter = Late(), Blocked()
+    writer.ask_thread(late.thread.native_id or 0, 0.01)
+    ask = writer._tgkill
+
+    def meanwhile(pid: int, thread: int, number: int) -> None:
+        late.leave()
+        ask(pid, thread, number)
+
+    writer._tgkill = meanwhile
+    assert writer.ask_thread(sitter.thread.native_id or 0) == (True, [stacks.UNCLEAR])
+    writer._tgkill = ask
+    assert any("in sit" in line for line in writer.of(sitter.thread.native_id or 0))
+    sitter.leave()
+
+
+@pytest.mark.parametrize(
+    ("text", "clear"), [("", False), (HEAD, True), (HEAD + HEAD, False), ('  File "x"\n' + HEAD, False)]
+)
+def test_what_two_have_written_is_seen(text: str, clear: bool) -> None:
+    assert stacks.of_one_thread(text) is clear
 
 
 LONG_CALL = """
@@ -260,7 +310,8 @@ def test_the_threads_of_a_child_that_does_not_answer_are_asked_one_by_one() -> N
             assert process.stdout is not None
             for _ in range(2):
                 process.stdout.readline()
-            force = Force(process.pid, words, None, said.append)
+            force = Force(process.pid, words, None)
+            force.join(said.append)
             while force.due != math.inf:
                 time.sleep(max(0.0, force.due - time.monotonic()))  # as the master's selector does
                 force.step()
@@ -270,8 +321,57 @@ def test_the_threads_of_a_child_that_does_not_answer_are_asked_one_by_one() -> N
     assert said[0] == "its main thread does not answer; what its threads have written themselves:"
     assert len(said) == 3
     assert all("in hang" in text for text in said[1:])
-    assert os.fstat(words).st_size == 0, "nothing is left in the file"
     os.close(words)
+
+
+LATE = """
+import signal, sys, threading, time
+from serverd.server.stacks import SIGNAL, install
+def hang():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [SIGNAL])
+    print("inside", flush=True)
+    sys.stdin.readline()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGNAL])
+    time.sleep(60)
+install(int(sys.argv[1]))
+threading.Thread(target=hang, name="helper", daemon=True).start()
+time.sleep(60)
+"""
+
+
+def test_two_who_ask_the_same_child_get_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a thread that has not answered the first time is not asked again."""
+    file = os.memfd_create("stacks")
+    argv = [sys.executable, "-c", LATE, str(file)]
+    with subprocess.Popen(
+        argv, pass_fds=(file,), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            rounds, (child,), first = a_round(process.pid)
+            child.papers = child.papers._replace(stacks=file)
+            second, third = Heard(), Heard()
+            rounds.begin(second)  # type: ignore[arg-type]
+
+            def until_the_end() -> None:
+                while (due := rounds.tend(time.monotonic())) != math.inf:
+                    time.sleep(max(0.0, due - time.monotonic()))  # as the master's selector does
+
+            until_the_end()
+            assert (first.over, second.over) == (1, 1)
+            assert first.texts == second.texts
+            _, main, helper = [text for _, text in first.texts]
+            assert "in <module>" in main
+            assert "nothing: it cannot be interrupted" in helper
+            rounds.begin(third)  # type: ignore[arg-type]
+            until_the_end()
+            _, main, helper = [text for _, text in third.texts]
+            assert "in <module>" in main
+            assert stacks.UNHEARD in helper
+        finally:
+            process.kill()
+    os.close(file)
 
 
 def test_the_signal_is_not_one_of_glibcs() -> None:

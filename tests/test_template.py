@@ -401,7 +401,14 @@ def test_what_processes_should_not_share(link: str, flags: int, risky: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "papers", [NO_PAPERS, Papers(7, Region(4096, 3), 8), Papers(7, Region(8192, 9)), Papers(words=4)]
+    "papers",
+    [
+        NO_PAPERS,
+        Papers(7, Region(4096, 3), 8, 9),
+        Papers(7, Region(8192, 9)),
+        Papers(words=4),
+        Papers(stacks=4),
+    ],
 )
 def test_papers_travel_with_an_order(papers: Papers) -> None:
     order = body.order(5, papers)

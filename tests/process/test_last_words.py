@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from serverd.server import stacks
 from tests.support.daemon import Daemon, wait_until
 
 from .test_hanging import asking, served_by_another
@@ -84,6 +85,21 @@ def test_the_requests_that_a_dead_child_held_are_named(
                 daemon.wait_for_line(r'demo\.py", line \d+ in fall')
         assert served_by_another(daemon, victim)
         assert daemon.count("secret") == 0
+
+
+@pytest.mark.parametrize("workers", [{}, {"preload": True}, {"start_method": "spawn"}])
+def test_a_stack_that_was_asked_for_is_nobodys_last_word(tmp_path: Path, workers: dict[str, object]) -> None:
+    with Daemon(tmp_path, app=APP, config={"workers": workers}) as daemon:
+        daemon.wait_ready()
+        (victim,) = daemon.workers()
+        os.kill(victim, stacks.SIGNAL)  # the answer comes when nobody waits for it any more
+        folder = Path(f"/proc/{daemon.pid}/fd")
+        (file,) = [link for link in folder.iterdir() if "serverd-stacks" in os.readlink(link)]
+        wait_until(lambda: "Stack (most recent" in file.read_text(), "it has written its stack")
+        os.kill(victim, signal.SIGKILL)
+        daemon.wait_for_line(rf"worker 0 g1 \(pid {victim}\) had \d+ MiB of memory")
+        assert served_by_another(daemon, victim)
+        assert daemon.count("last words") == 0
 
 
 def test_requests_that_waited_in_a_loop_are_named_too(tmp_path: Path) -> None:
