@@ -85,6 +85,7 @@ class Listeners:
         self._heirlooms = [] if heirlooms is None else heirlooms
         self._open: dict[ListenAddress, tuple[Listener, ...]] = {}
         self._lent: set[str] = set()
+        self._left: list[Listener] = []  # closed while their files were somebody else's
         self.stored: set[str] = set()  # addresses whose sockets outlive us: `close` leaves their files
 
     def open(self, addresses: Iterable[ListenAddress], backlog: int, access: Access) -> list[Listener]:
@@ -166,12 +167,18 @@ class Listeners:
         self._lent = set(map(str, self._open))
 
     def own(self) -> None:
-        """The files are ours from now on."""
+        """The files are ours from now on; those of sockets that were closed before go."""
         self._lent.clear()
+        for listener in self._left:
+            remove(listener.path, listener.inode)
+        self._left.clear()
 
     def _close(self, address: ListenAddress, found: Iterable[Listener]) -> None:
+        lent = str(address) in self._lent
         for listener in found:
-            listener.close(leave_file=str(address) in self._lent)
+            listener.close(leave_file=lent)
+        if lent and str(address) not in self.stored:
+            self._left.extend(found)
         self._lent.discard(str(address))
 
     def _inherit(self, address: ListenAddress, backlog: int) -> tuple[Listener, ...]:

@@ -273,16 +273,17 @@ class Master:
         self._roster.follows = False
 
     def _take_over(self, line: str) -> None:
-        """We serve, and the old master has let go, or is gone."""
-        if self._roster.shutdown is None:
-            assert self._predecessor is not None
-            self._roster.taking_over, self._roster.follows = False, self._predecessor.lives
-            self._control.follow(self._rollout.config)
-            self._outside.take_over(line)
-            self._admin.begin()
-            logger.info(
-                "upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid
-            )
+        """We serve, and the old master has let go, or is gone. If we stop already, its files still go with us."""
+        assert self._predecessor is not None
+        shutdown = self._roster.shutdown
+        self._roster.taking_over, self._roster.follows = False, self._predecessor.lives
+        self._control.follow(self._rollout.config)
+        self._outside.take_over(line if shutdown is None else None)
+        self._admin.begin()
+        logger.info("upgrade: this is the master now, in place of process %d", self._predecessor.estate.pid)
+        if shutdown is not None:
+            graceful = self._rollout.config.timeouts.graceful
+            self._notifier.stopping("stopping", policy.longest_stop(graceful, shutdown.urgency))
 
     def _publish(self) -> None:
         """Write onto the board what is true now, if it is new."""

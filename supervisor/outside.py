@@ -124,8 +124,8 @@ class Outside:
             self.pidfile.remove()
             self.pidfile = None
 
-    def take_over(self, line: str) -> None:
-        """All of it is ours from now on; `line` is for systemd."""
+    def take_over(self, line: str | None) -> None:
+        """All of it is ours from now on; `line` is for systemd, None if we stop already."""
         self.own()
         for heirloom in self.heirlooms:
             heirloom.close()
@@ -137,8 +137,9 @@ class Outside:
             self._old_pidfile.remove()
             self._old_pidfile = None
         self.notifier.unmute()
-        self.notifier.ready(line)
-        fd_store.keep(self.listeners, self.notifier)
+        if line is not None:
+            self.notifier.ready(line)
+            fd_store.keep(self.listeners, self.notifier)
 
     def belongings(self) -> Iterator[Closable]:
         """Its descriptors, but for the listening sockets that are open."""

@@ -269,6 +269,8 @@ class Upgrade:
         self._new.reason = self._new.reason or reason
         # As long as any stop may take, and a while for its own end.
         wait = policy.longest_stop(self._timeouts.graceful, urgency) + policy.STOP_GRACE
+        if urgency is Urgency.GRACEFUL:
+            wait += self._timeouts.lame_duck  # it may serve already
         self._new.due = time.monotonic() + wait
 
     def _kill(self) -> None:

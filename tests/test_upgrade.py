@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
+import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serverd.server.channel import Channel
 from serverd.supervisor.actions import AskToDrain, Quit
 from serverd.supervisor.child_state import State as ChildState
 from serverd.supervisor.listeners import Heirloom
 from serverd.supervisor.notify import Manager
 from serverd.supervisor.origin import current_folder
 from serverd.supervisor.roster import Shutdown, Urgency
+from serverd.supervisor.spawn import Started
 from serverd.supervisor.succession import (
     VARIABLE,
     YOURS,
@@ -25,7 +30,16 @@ from serverd.supervisor.succession import (
     SuccessionError,
     read_word,
 )
-from serverd.supervisor.upgrade import Event, IllegalTransition, State, next_state, patience, why_not
+from serverd.supervisor.upgrade import (
+    Event,
+    IllegalTransition,
+    State,
+    Successor,
+    Upgrade,
+    next_state,
+    patience,
+    why_not,
+)
 from tests.support.world import World, configuration
 
 # Written a second time, by hand and in another form, so that a slip in the table is seen: state -> event -> next.
@@ -206,6 +220,32 @@ def test_the_old_master_hears_of_an_inheritance_that_cannot_be_taken() -> None:
         word, reason = read_word(old.recv(4096))
         assert word == "failed"
         assert "Bad file descriptor" in reason
+
+
+@pytest.mark.parametrize(("urgency", "seconds"), [(Urgency.GRACEFUL, 20 + 30), (Urgency.FAST, 0)])
+def test_a_new_master_that_stops_has_the_time_of_a_lame_duck(urgency: Urgency, seconds: float) -> None:
+    """It may serve already, when both are told to stop."""
+    roster = World(configuration(1, graceful=20.0, lame_duck=30.0)).roster
+    roster.promote()
+    unused: Any = None
+    upgrade = Upgrade(roster, unused, unused, unused, unused)
+    above, below = Channel.pair()
+    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+    pidfd = os.pidfd_open(pid)
+    upgrade._apply(Event.STARTED)
+    upgrade._new = Successor(Started(pid, pidfd, above), math.inf)
+    began = time.monotonic()
+    upgrade.stop(urgency)
+    assert upgrade.due() >= began + seconds
+    assert upgrade.due() <= time.monotonic() + seconds + 25.0  # for the margins
+    assert os.waitpid(pid, 0)[1] in (
+        signal.SIGTERM,
+        signal.SIGQUIT,
+        signal.SIGQUIT | 0x80,
+    )  # perhaps with a core
+    os.close(pidfd)
+    above.close()
+    below.close()
 
 
 def test_yours_is_no_word_of_a_new_master() -> None:

@@ -337,3 +337,28 @@ def test_an_old_master_that_dies_meanwhile_leaves_everything_to_the_new_one(tmp_
         wait_until(lambda: not alive(new), "the new master has stopped")
         assert not (tmp_path / "pid").exists()
         assert not (tmp_path / "app.sock").exists()
+
+
+def test_who_stops_the_new_one_before_the_old_one_lets_go_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = {"listen": ["127.0.0.1:0", "unix:app.sock"], "process": {"pidfile": "pid"}}
+    with Daemon(tmp_path, app=source(top=SLOW), config=config) as daemon:
+        daemon.wait_ready()
+        (tmp_path / "slow").touch()
+        daemon.signal(signal.SIGUSR2)
+        new = int(daemon.wait_for_line(r"the new master is process (\d+)")[1])
+        (child,) = wait_until(lambda: children(new), "the new master has a child")
+        daemon.signal(signal.SIGSTOP)  # it does not read that the new one serves
+        (tmp_path / "go").touch()
+        daemon.wait_for_line(r"generation 2 ready")
+        os.kill(child, signal.SIGSTOP)  # it does not drain yet
+        mark = daemon.mark()
+        os.kill(new, signal.SIGTERM)
+        daemon.wait_for_line("stopping, requests in flight have", after=mark)
+        daemon.signal(signal.SIGCONT)
+        daemon.wait_for_line(f"this is the master now, in place of process {daemon.pid}", after=mark)
+        assert (tmp_path / "pid").read_text() == f"{new}\n"
+        os.kill(child, signal.SIGCONT)
+        assert daemon.wait_exit() == 0
+        wait_gone(new)
+        assert not (tmp_path / "pid").exists()
+        assert not (tmp_path / "app.sock").exists()
