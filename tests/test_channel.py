@@ -100,5 +100,5 @@ def test_a_field_of_another_type_is_no_message(packet: bytes) -> None:
 
 
 def test_every_message_survives_the_way() -> None:
-    ready = Ready(7, 4, False, None, 1, "app")  # type: ignore[arg-type] # a whole number of seconds
+    ready = Ready(7, 4, False, None, 1, "app")
     assert decode(encode(ready)) == ready
