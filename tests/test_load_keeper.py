@@ -198,6 +198,7 @@ def test_the_log_says_when_an_overload_begins_and_when_it_is_over(caplog: pytest
 
 def test_all_of_the_backlog_is_taken_while_no_thread_is_idle() -> None:
     queue = ConnectionQueue(max_connections=4)
+    queue.alone = True
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(6)]
         queue.add_listener(listener)
