@@ -34,6 +34,7 @@ class Child:
         self.go_on = threading.Event()
         self.go_on.set()
         self.pause = 0.0
+        self.calls = 0  # of the application; read where there is one thread
         self.queue = ConnectionQueue()
         config = ServerConfig(app="test:app", workers=WorkersConfig(threads=threads), limits=limits)
         app = LoadedApp("test:app", "wsgi", no_asgi, None, None, wsgi_app=self.app)
@@ -48,6 +49,7 @@ class Child:
         self.now = time.monotonic()
 
     def app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.calls += 1
         self.go_on.wait(10)
         threading.Event().wait(self.pause)
         start_response("200 OK", [("Content-Length", "2")])
@@ -163,8 +165,9 @@ def test_a_fixed_number_of_threads_is_only_looked_at() -> None:
         quiet(made)
         made.go_on.clear()
         first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        # Before that, the thread may accept one more: it is not yet waiting for the first one again.
+        wait_until(lambda: made.calls == 2)
         clients = asked(stack, made, 20)
-        wait_until(lambda: made.force.busy() == (1, 1))
         wait_until(lambda: made.tick() and made.queue.congested)
         assert made.queue.open == 1
         made.go_on.set()
