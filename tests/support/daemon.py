@@ -14,6 +14,8 @@ log so far.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pty
 import re
@@ -30,6 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+
+_ports = itertools.count()
 
 # Generous, as a test machine may be busy with something else; a test that passes never waits so long.
 PATIENCE = 20.0
@@ -58,9 +62,13 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago. Prefer `listen: 127.0.0.1:0` and `Daemon.port`."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A TCP port of 127.0.0.1 that is free, and that neither the kernel nor another run of the tests gives to somebody
+    else before it is used, unless by a rare chance. Prefer `listen: 127.0.0.1:0` and `Daemon.port`."""
+    while True:
+        # Below the ports that the kernel chooses from (ip_local_port_range), from a place of this process.
+        port = 10_000 + (os.getpid() * 101 + next(_ports)) % 20_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until[T](condition: Callable[[], T], what: str = "the condition", timeout: float = PATIENCE) -> T:
