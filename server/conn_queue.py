@@ -18,25 +18,18 @@ import logging
 import os
 import select
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
 from ..config import TimeoutsConfig
-from .connection import AT_ONCE, INTEREST, NAMES, REQUESTS, SINCE, Address, Connection, Phase, Server
-from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
+from .conn_table import ConnectionTable, MakeConnection
+from .connection import AT_ONCE, INTEREST, SINCE, Address, Connection, Phase, Server
+from .deadlines import SETTLED, Deadlines, has_next, is_idle, wants_at_once
+from .lifecycle import LifecycleEvent
 from .listening import STALE, Listeners, rest_after
 
 logger = logging.getLogger("serverd.worker")
-
-# How long a closing connection may still send what is thrown away; 2 s is nginx's lingering_timeout of 5 s, shortened
-# because here nothing but the error message is at stake.
-LINGER: Final = 2.0
-# A client that has just read a response often sends its next request at once: closed in that moment, it would lose it
-# (2 of 20,000 requests across five reloads). One that waited this long is not about to.
-SETTLED: Final = 0.05
 
 
 class Departing(Protocol):
@@ -54,9 +47,6 @@ class Departing(Protocol):
 # where other children accept too: the slowest would take the most, 98 of 100 connections, and keep them.
 MANY: Final = 256
 
-# (number, family, descriptor, peer, local address, now): makes what `_accept` accepted a connection.
-MakeConnection = Callable[[int, int, int, Address | None, Server | None, float], Connection]
-
 
 class ConnectionQueue:
     """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded.
@@ -72,27 +62,13 @@ class ConnectionQueue:
         record: Callable[[LifecycleEvent], None] | None = None,
         make_connection: MakeConnection = Connection,
     ) -> None:
-        limits = timeouts or TimeoutsConfig()
-        seconds = {
-            Phase.IDLE: limits.keep_alive,
-            Phase.HEAD: limits.head,
-            Phase.BODY: limits.body,
-            Phase.WRITING: limits.write,
-            Phase.LINGERING: LINGER,
-            Phase.HANDSHAKE: limits.handshake,
-        }
-        self._seconds = tuple(seconds.get(phase) or float("inf") for phase in range(len(NAMES)))
-        self._shortest = min(self._seconds)
-        self._max = max_connections
-        self._record = record
-        self._make = make_connection
+        self._deadlines = Deadlines(timeouts or TimeoutsConfig())
+        self._connections = ConnectionTable(max_connections, record, make_connection)
+        self._table = self._connections.by_fd
         self._epoll = select.epoll()
         self._modify = self._epoll.modify
-        self._table: dict[int, Connection] = {}
         self._listeners = Listeners(self._epoll, self.notice)
         self._errands: dict[int, Callable[[], bool]] = {}
-        self._numbers = 0
-        self._numbers_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         # Written when the child's main thread should look: a listener was paused, or the last connection of a drain
@@ -160,13 +136,7 @@ class ConnectionQueue:
         """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
         if conn.phase == Phase.CLOSED:
             return
-        conn.move(Phase.CLOSED)
-        self._table.pop(conn.fd, None)
-        conn.out = None
-        conn.close()
-        if self._record is not None:
-            now = monotonic()
-            self._record(ConnectionCompleted(conn.id, now, int(conn.numbers[REQUESTS]), now - conn.opened))
+        self._connections.leave(conn)
         if self._listeners.waiting or self._listeners.closed:
             self.notice()
 
@@ -179,46 +149,24 @@ class ConnectionQueue:
         conn = self._adopt(*accepted)
         if self.congested and self.alone:
             for _ in range(MANY):
-                if self._full:
+                if self._connections.full:
                     break
                 another = self._listeners.accept(fd)
                 if another is None:  # no more there, and the listener is armed
                     return conn
                 self.park(self._adopt(*another), keep_deadline=True)
-        if self._full:
+        if self._connections.full:
             self._listeners.pause(fd)
         else:
             self._listeners.arm(fd)
         return conn
-
-    @property
-    def _full(self) -> bool:
-        return self._max > 0 and len(self._table) >= self._max
 
     def _adopt(self, sock: socket.socket, address: object) -> Connection:
         """The Connection of a newly accepted socket, owned by the caller."""
         # Not the listener's, which a drain may have closed meanwhile; a unix socket's is the path that it came by.
         name = sock.getsockname()
         local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
-        return self._enter(sock.family, sock.detach(), _inet(address), local)
-
-    def _enter(
-        self,
-        family: int,
-        fd: int,
-        peer: Address | None,
-        local: Server | None,
-        make: MakeConnection | None = None,
-    ) -> Connection:
-        now = monotonic()
-        with self._numbers_lock:
-            self._numbers += 1
-            number = self._numbers
-        conn = (make or self._make)(number, family, fd, peer, local, now)
-        self._table[conn.fd] = conn
-        if self._record is not None:
-            self._record(ConnectionOpened(conn.id, now, conn.peer))
-        return conn
+        return self._connections.enter(sock.family, sock.detach(), _inet(address), local)
 
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
         """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) left to wait for this connection."""
@@ -265,15 +213,15 @@ class ConnectionQueue:
 
         A deadline that is set after this call is at least the shortest timeout away, so none is overslept.
         """
-        again = min(now + self._shortest, self._listeners.resume(now, self._full))
+        again = min(now + self._deadlines.shortest, self._listeners.resume(now, self._connections.full))
         for conn in self.connections():
-            deadline = self._deadline(conn)
+            deadline = self._deadlines.of(conn)
             if deadline > now:
                 again = min(again, deadline)
             elif conn.owned.acquire(False):
-                if self._deadline(conn) > now:
+                if self._deadlines.of(conn) > now:
                     self.give_back(conn)
-                elif conn.phase != Phase.LINGERING and (_has_next(conn) or conn.is_ready()):
+                elif conn.phase != Phase.LINGERING and (has_next(conn) or conn.is_ready()):
                     # It has done its part, no thread had the time to see it: it waits anew.
                     conn.numbers[SINCE] = monotonic()
                     self.give_back(conn)
@@ -281,17 +229,13 @@ class ConnectionQueue:
                     expired(conn)
         return again
 
-    def _deadline(self, conn: Connection) -> float:
-        """When its phase has lasted too long; never for the phases that have no timeout."""
-        return conn.numbers[SINCE] + self._seconds[conn.phase]
-
     def close_idle(self) -> None:
         """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""
         settled = monotonic() - SETTLED
         for conn in self.connections():
-            if not _is_idle(conn, settled) or not conn.owned.acquire(False):
+            if not is_idle(conn, settled) or not conn.owned.acquire(False):
                 continue
-            if _is_idle(conn, settled) and not conn.inbox and not conn.has_data():
+            if is_idle(conn, settled) and not conn.inbox and not conn.has_data():
                 conn.goodbye()
                 self.close(conn)
             else:
@@ -306,20 +250,20 @@ class ConnectionQueue:
 
     def room(self) -> int:
         """How many connections more this child may hold."""
-        return max(0, self._max - len(self._table)) if self._max else sys.maxsize
+        return self._connections.room
 
     def adopt(
         self, fd: int, family: int, peer: Address | None, local: Server | None, phase: int, since: float
     ) -> None:
         """Serve a connection that another child has accepted, and that has waited in ``phase`` since ``since``."""
-        conn = self._enter(family, fd, peer, local)
+        conn = self._connections.enter(family, fd, peer, local)
         conn.phase = phase
         conn.numbers[SINCE] = since
         self.park(conn, keep_deadline=True)
 
     def adopt_plain(self, sock: socket.socket) -> None:
         """Serve ``sock``, whose other end this process has itself, without TLS."""
-        self.park(self._enter(sock.family, sock.detach(), None, ("localhost", None), Connection))
+        self.park(self._connections.enter(sock.family, sock.detach(), None, ("localhost", None), Connection))
 
     def give_back(self, conn: Connection) -> None:
         """Park a connection that was only looked at, as it was parked before.
@@ -329,11 +273,11 @@ class ConnectionQueue:
         that finds whoever has the descriptor now waiting for the wrong thing, if it is so.
         """
         while True:
-            at_once = _wants_at_once(conn)
+            at_once = wants_at_once(conn)
             fd, armed = conn.fd, (INTEREST[conn.phase], at_once)
             self.park(conn, keep_deadline=True, at_once=at_once)
             found = self._table.get(fd)
-            if found is None or (INTEREST[found.phase], _wants_at_once(found)) == armed:
+            if found is None or (INTEREST[found.phase], wants_at_once(found)) == armed:
                 return
             if not found.owned.acquire(False):
                 return  # its owner arms it when it parks it
@@ -341,12 +285,12 @@ class ConnectionQueue:
 
     def connections(self) -> Iterable[Connection]:
         """The open connections at this moment; any of them may close at any time."""
-        return list(self._table.values())
+        return self._connections.all()
 
     @property
     def open(self) -> int:
         """The number of open connections."""
-        return len(self._table)
+        return len(self._connections)
 
     @property
     def pauses(self) -> int:
@@ -383,17 +327,3 @@ def _inet(address: object) -> Address | None:
     if isinstance(address, tuple) and len(address) >= 2:
         return (str(address[0]), int(address[1]))
     return None
-
-
-def _is_idle(conn: Connection, since: float) -> bool:
-    return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE) and conn.numbers[SINCE] <= since
-
-
-def _has_next(conn: Connection) -> bool:
-    """Whether its next request is in the inbox: the kernel tells of it no more. A hint, but for the owner."""
-    return conn.phase == Phase.IDLE and bool(conn.inbox)
-
-
-def _wants_at_once(conn: Connection) -> bool:
-    """Whether it is parked with ``at_once``. A hint, but for the owner."""
-    return _has_next(conn) or (conn.phase == Phase.HANDSHAKE and conn.out is not None)

@@ -17,7 +17,8 @@ from typing import Final
 
 from .app_runner import describe
 from .channel import Drain, Stop
-from .conn_queue import SETTLED, ConnectionQueue
+from .conn_queue import ConnectionQueue
+from .deadlines import SETTLED
 from .handover import Departure
 from .workforce import Workforce
 

@@ -21,7 +21,7 @@ from typing import Final
 
 from ..config import TlsConfig
 from ..config.certificates import BadCertificate, load_authorities, load_pair, out_of_order, pairs, read_pair
-from .conn_queue import MakeConnection
+from .conn_table import MakeConnection
 from .connection import Address, Server
 from .tls_connection import TlsConnection
 from .tls_groups import restrict_groups

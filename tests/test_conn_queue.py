@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from serverd.config import ServerConfig, WorkersConfig
-from serverd.server.conn_queue import SETTLED, ConnectionQueue
+from serverd.server.conn_queue import ConnectionQueue
 from serverd.server.connection import SINCE, Phase
+from serverd.server.deadlines import SETTLED
 
 from .support.apps import Receive, Send, reply
 from .support.client import RawClient

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
-from serverd.server.conn_queue import SETTLED
 from serverd.server.connection import Phase
+from serverd.server.deadlines import SETTLED
 from serverd.server.tls import CIPHERS, TlsContexts, tls_connections
 from serverd.server.tls_connection import PIECE
 from serverd.server.tls_groups import restrict_groups

@@ -26,8 +26,8 @@ import setproctitle
 from ...config import LimitsConfig, LoggingConfig, ServerConfig, TimeoutsConfig, WorkersConfig
 from ...config.logs import setup_logging
 from ..async_pool import AsyncPool
-from ..conn_queue import SETTLED
 from ..connection import Address, Connection, Server
+from ..deadlines import SETTLED
 from ..farewell import Refuser
 from ..loop_queue import LoopQueue
 from ..scoreboard import Arena

@@ -18,7 +18,8 @@ from typing import Any, Final
 from serverd.config import ServerConfig
 from serverd.server.app_loader import WSGIApp
 from serverd.server.async_pool import AsyncPool
-from serverd.server.conn_queue import ConnectionQueue, MakeConnection
+from serverd.server.conn_queue import ConnectionQueue
+from serverd.server.conn_table import MakeConnection
 from serverd.server.connection import Connection
 from serverd.server.farewell import Refuser
 from serverd.server.lifecycle import LifecycleCollector, recorder
