@@ -1,9 +1,11 @@
 """Logging for every process of serverd: colour for a person, plain text, or JSON lines for a machine.
 
-Promises: one record is one write(2), so that lines of several processes do not mix; no text from outside can
-look like a line of its own, move the cursor or hide anything (control characters are written as escapes); a log
-that cannot be written never raises into the program. Only the logger `serverd` is set up: the application's
-own loggers are its own.
+Promises: no text from outside can look like a record of its own, move the cursor or hide anything (control
+characters are written as escapes, and what a record says in several lines is indented from the second on); lines of
+several processes do not mix, as each write(2) is whole lines that a pipe takes whole; a record stays below what
+journald takes for one; a log that cannot be written never raises into the program. Only the logger `serverd` is set
+up: the application's own loggers are its own, but for what it says through one that nobody has set up
+(`logging.lastResort`).
 
 Threads: records may come from any thread; `logging.Handler` holds its lock around each one, and that lock is
 renewed in a forked child by the logging module. `setup_logging` itself is called once by each process, before
@@ -14,6 +16,7 @@ import json
 import logging
 import os
 import select
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, override
 
@@ -21,11 +24,21 @@ from .model import LogFormat, LoggingConfig
 
 type ResolvedFormat = Literal["color", "text", "json"]
 
+_OURS: Final = "serverd"
 _LEVEL_COLOR: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}  # ECMA-48 SGR
 _PROCESS_WIDTH: Final = 11  # "worker 0 g1"
 _STALLED: Final = (
     1000  # ms to wait for a reader whose pipe is full and non-blocking, before a line is given up
 )
+# A pipe takes so much in one piece (PIPE_BUF, pipe(7)); a longer write may be torn apart by those of other processes
+# when its reader is slow, and what a client has sent might then stand at the beginning of a line.
+WHOLE: Final = select.PIPE_BUF
+# Bytes of one line of text, with room for its head; a longer one goes on in the next.
+_MOST_LINE: Final = WHOLE - 256
+# journald takes 48 KiB for one line (LineMax=, journald.conf(5)), and what is behind for another record.
+_MOST_RECORD: Final = 40_000
+_MOST_JSON: Final = 48_000
+_MOST_NAME: Final = 80  # characters of the name of a logger, or of a level
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -47,6 +60,14 @@ def _escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shorten(text: str, most: int) -> str:
+    """`text`, without its middle if it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 def resolve_format(wanted: LogFormat, stream: TextIO) -> ResolvedFormat:
@@ -78,11 +99,17 @@ def setup_logging(config: LoggingConfig, *, process: str, stream: TextIO) -> Res
     logger.addHandler(handler)
     logger.setLevel(config.level.upper())
     logger.propagate = False
+    # Else the standard library would write as it is what asyncio says of a task that has failed, and whatever stands
+    # in its exception.
+    logging.lastResort = LineHandler(stream)
+    logging.lastResort.setLevel(logging.WARNING)
+    logging.lastResort.setFormatter(_FORMATTERS[resolved](process))
     return resolved
 
 
 class LineHandler(logging.Handler):
-    """Writes each record with one write(2) to the stream's file descriptor (or one `write` when it has none)."""
+    """Writes each record to the stream's file descriptor, by one write(2) if a pipe takes it whole, else by some that
+    end with a line (or by one `write` when there is no descriptor)."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -99,11 +126,25 @@ class LineHandler(logging.Handler):
             if self._fd is None:
                 self._stream.write(line)
             else:
-                write_all(self._fd, line.encode("utf-8", "backslashreplace"))
+                for piece in in_pieces(line.encode("utf-8", "backslashreplace")):
+                    write_all(self._fd, piece)
         except OSError:
             pass  # The reader is gone (EPIPE) or the disk is full: serving goes on without a log.
         except Exception:  # noqa: BLE001 - a faulty log call (wrong arguments) is reported by logging, never raised
             self.handleError(record)
+
+
+def in_pieces(data: bytes) -> Iterator[bytes]:
+    """`data`, lines, in pieces of whole lines that a pipe takes whole; a line that is too long for that is a piece."""
+    start = 0
+    while len(data) - start > WHOLE:
+        end = data.rfind(b"\n", start, start + WHOLE) + 1
+        if not end:
+            end = data.find(b"\n", start) + 1 or len(data)
+        yield data[start:end]
+        start = end
+    if start < len(data):
+        yield data[start:] if start else data
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -130,10 +171,16 @@ class _LineFormatter(logging.Formatter):
 
     def lines(self, record: logging.LogRecord) -> list[str]:
         """The message and the traceback, line by line, each safe to show."""
-        text = record.getMessage()
+        text = self.message(record)
         if details := self.details(record):
             text = f"{text}\n{details}"
-        return [escape_text(line) for line in text.rstrip("\n").split("\n")]
+        lines = shorten(text.rstrip("\n"), _MOST_RECORD).split("\n")
+        return [piece for line in lines for piece in _folded(escape_text(line))]
+
+    def message(self, record: logging.LogRecord) -> str:
+        """What it says; a logger that is not ours is named."""
+        text = record.getMessage()
+        return text if record.name.partition(".")[0] == _OURS else f"{record.name}: {text}"
 
     def details(self, record: logging.LogRecord) -> str:
         """The traceback and the stack that came with the record, or nothing."""
@@ -141,6 +188,17 @@ class _LineFormatter(logging.Formatter):
             record.exc_text = self.formatException(record.exc_info)
         stack = self.formatStack(record.stack_info) if record.stack_info else ""
         return "\n".join(part for part in (record.exc_text, stack) if part)
+
+
+def _level(record: logging.LogRecord) -> str:
+    """Its name; an application may have made one of its own."""
+    return escape_text(record.levelname.lower())[:_MOST_NAME]
+
+
+def _folded(line: str) -> list[str]:
+    """`line` in pieces of at most `_MOST_LINE` bytes."""
+    step = _MOST_LINE if line.isascii() else _MOST_LINE // 4
+    return [line[at : at + step] for at in range(0, len(line), step)] or [""]
 
 
 class ColorFormatter(_LineFormatter):
@@ -152,7 +210,7 @@ class ColorFormatter(_LineFormatter):
         color = _LEVEL_COLOR.get(record.levelname)
         first, *rest = self.lines(record)
         if record.levelno >= logging.WARNING:
-            first = f"\x1b[{color}m{record.levelname.lower()}:\x1b[0m {first}"
+            first = f"\x1b[{color or _LEVEL_COLOR['WARNING']}m{_level(record)}:\x1b[0m {first}"
         elif color:
             first = f"\x1b[{color}m{first}\x1b[0m"
         who = f"\x1b[36m{self.process:<{_PROCESS_WIDTH}}\x1b[0m"
@@ -166,7 +224,7 @@ class TextFormatter(_LineFormatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
         first, *rest = self.lines(record)
-        head = f"{rfc3339(record.created)}  {record.levelname.lower():<8}  {self.process:<{_PROCESS_WIDTH}}  {first}"
+        head = f"{rfc3339(record.created)}  {_level(record):<8}  {self.process:<{_PROCESS_WIDTH}}  {first}"
         return "\n".join([head, *(f"    {line}" for line in rest)])
 
 
@@ -175,17 +233,24 @@ class JsonFormatter(_LineFormatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": rfc3339(record.created),
-            "level": record.levelname.lower(),
-            "process": self.process,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if details := self.details(record):
-            entry["exception"] = details
-        # json leaves only ASCII, so line separators and direction marks are escaped too; of the controls it skips DEL.
-        return json.dumps(entry).replace("\x7f", "\\u007f")
+        message, details = record.getMessage(), self.details(record)
+        most = _MOST_RECORD
+        while True:
+            entry = {
+                "time": rfc3339(record.created),
+                "level": _level(record),
+                "process": self.process,
+                "logger": shorten(record.name, _MOST_NAME),
+                "message": shorten(message, most),
+            }
+            if details:
+                entry["exception"] = shorten(details, most)
+            # json leaves only ASCII, so line separators and direction marks are escaped too; of the controls it skips
+            # DEL.
+            line = json.dumps(entry).replace("\x7f", "\\u007f")
+            if len(line) <= _MOST_JSON:
+                return line
+            most //= 2
 
 
 def rfc3339(moment: float) -> str:

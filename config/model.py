@@ -39,6 +39,9 @@ type LoopKind = Literal["auto", "asyncio", "uvloop"]
 type StartMethod = Literal["fork", "spawn"]
 type ClientCertificates = Literal["none", "optional", "required"]
 type TlsVersion = Literal["1.2", "1.3"]
+type ProxyHeader = Literal[
+    "forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"
+]
 type LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 type LogFormat = Literal["auto", "text", "json", "color"]
 
@@ -56,6 +59,13 @@ _PATH_PREFIX: Final = Text(what="a path that begins with /", pattern=r"/[!->@-~]
 _PATTERN: Final = Text(what="a file name pattern such as *.py")
 _CIPHERS: Final = Text(what="a cipher list of OpenSSL", pattern=r"[!-~]+")
 _ACCOUNT: Final = Text(what="a name or a number", pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?")
+_PROXY_HEADERS: Final[tuple[ProxyHeader, ...]] = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+)
 _LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
 
 __all__ = [
@@ -249,6 +259,12 @@ class ProxyConfig:
     trusted: tuple[str, ...] = key(
         ListOf(Network()), ("127.0.0.1",), "peers whose X-Forwarded-* and Forwarded headers count"
     )
+    # Not -host and -port: most proxies pass Host on, and whatever their clients say in these two with it.
+    headers: tuple[ProxyHeader, ...] = key(
+        ListOf(Choice[ProxyHeader](_PROXY_HEADERS)),
+        ("forwarded", "x-forwarded-for", "x-forwarded-proto"),
+        "which of these headers count: those that every proxy in front sets or removes",
+    )
     protocol: bool = key(Flag(), False, "expect the PROXY protocol on every connection")
 
 
@@ -263,6 +279,7 @@ class LoggingConfig:
         "auto: color on a terminal, JSON elsewhere",
     )
     access: bool = key(Flag(), True, "one line for each request")
+    query: bool = key(Flag(), True, "its target with the query; false: (hidden) in its place")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 Promises: no request waits for the log's reader; the lines of one worker keep their order; a line is written at most
 50 ms after its response. When the reader is so slow that ``MOST_BLOCKS`` blocks of a worker wait, new lines are
-dropped, and counted in a line of their own. Refuses: header values (secrets travel there), and any byte that could
-end or forge a line.
+dropped, and counted in a line of their own. Lines of several children do not mix: each is shorter than what a pipe
+takes whole, so a long target is cut. Refuses: header values (secrets travel there), queries if it is told to
+(``logging.query``), and any byte that could end or forge a line.
 
 Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits.
 Between the two stands a lock that is held for an append, and while a block of at most ``BLOCK`` lines is formatted
@@ -21,6 +22,7 @@ from time import monotonic
 from time import time as wall_clock
 from typing import Final
 
+from ..config.logs import in_pieces
 from .connection import Address
 from .http.events import RequestReceived
 from .memo import LONGEST, MOST
@@ -40,6 +42,11 @@ _GATHER: Final = {"color": 0.0, "text": 0.05, "json": 0.05}
 
 # What may stand in a quoted field as it is: visible ASCII and space, but not the quote and the escape themselves.
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+# Characters of a target, as shown. With all the rest a line stays below PIPE_BUF (4096 bytes, pipe(7)).
+_MOST_TARGET: Final = 3000
+_MOST_WORD: Final = 120  # of a method, or of who has asked
+_ESCAPED: Final = len("\\u0000")  # what a byte may become
+_HIDDEN: Final = b"?(hidden)"  # in place of a query
 _PAINT: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
 _WIDTH: Final = 11  # of the process's name, as in the lines of config.logs
 
@@ -57,13 +64,15 @@ class WorkerLog:
         "_lock",
         "_notice",
         "_process",
+        "_query",
         "_sealed",
         "lost",
     )
 
-    def __init__(self, form: str, process: str, notice: Callable[[], None]) -> None:
+    def __init__(self, form: str, process: str, notice: Callable[[], None], *, query: bool = True) -> None:
         self.lost = 0
         self._form = form
+        self._query = query
         self._ending = _ENDINGS[form]
         self._known: dict[tuple[str, str, bytes, str, int, int], str] = {}
         self._process = process
@@ -116,7 +125,8 @@ class WorkerLog:
             if not begins <= now < ends:
                 beginning = self._new_second(now)
                 begins, ends = self._from, self._from + 1
-            client = peer[0] if peer else "unix"
+            origin = request.origin
+            client = (peer[0] if peer else "unix") if origin is None else origin.name
             # The same request often comes many times in a row, and is the same object then (see memo).
             if request is not last or size != length or status != code or client != host:
                 last, length, code, host = request, size, status, client
@@ -134,8 +144,17 @@ class WorkerLog:
 
     def _describe(self, client: str, method: str, target: bytes, version: str, status: int, size: int) -> str:
         """The part of a line between the clock and the duration, remembered: the same requests come again and again."""
-        text = (_escape(target, self._form) if target.translate(None, _PLAIN) else target).decode("ascii")
-        middle = _MIDDLES[self._form](client, method, text, version, status, size)
+        shown = target
+        if not self._query:
+            path, mark, _ = target.partition(b"?")
+            shown = path + _HIDDEN if mark else path
+        text = _shown(shown, self._form)
+        # Both are checked where they come from: an address, a token. It costs nothing to be sure.
+        who, verb = (
+            _shown(part.encode("utf-8", "surrogateescape"), self._form, _MOST_WORD)
+            for part in (client, method)
+        )
+        middle = _MIDDLES[self._form](who, verb, text, version, status, size)
         if len(target) <= LONGEST:
             if len(self._known) >= MOST:
                 self._known.clear()
@@ -144,10 +163,12 @@ class WorkerLog:
 
 
 class AccessLog:
-    """The log of one child, written to ``fd`` as ``form`` ("color", "text" or "json") by a thread of its own."""
+    """The log of one child, written to ``fd`` as ``form`` ("color", "text" or "json") by a thread of its own.
+    ``query``: whether targets are shown with their queries."""
 
-    def __init__(self, form: str, process: str, fd: int) -> None:
+    def __init__(self, form: str, process: str, fd: int, *, query: bool = True) -> None:
         self._form = form
+        self._query = query
         self._process = process
         self._fd = fd
         self._workers: list[WorkerLog] = []
@@ -178,7 +199,7 @@ class AccessLog:
 
     def for_worker(self) -> WorkerLog:
         """A log for one more worker, before it starts. Any thread: one append to a list that is never shortened."""
-        log = WorkerLog(self._form, self._process, self._wanted.set)
+        log = WorkerLog(self._form, self._process, self._wanted.set, query=self._query)
         self._workers.append(log)
         return log
 
@@ -192,9 +213,9 @@ class AccessLog:
         for log in self._workers:
             data, lost = log.take()
             if lost:
-                data += _loss(lost, self._form).encode("ascii")
-            if data:
-                self._write(data)
+                data += _loss(lost, self._form, self._process).encode("ascii")
+            for piece in in_pieces(data):
+                self._write(piece)
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -205,6 +226,16 @@ class AccessLog:
                 select.select([], [self._fd], [])
             except OSError:
                 return  # the reader is gone or the disk is full: a server goes on without its access log
+
+
+def _shown(data: bytes, form: str, most: int = _MOST_TARGET) -> str:
+    """``data`` as it stands in a line: visible ASCII, and about ``most`` characters of it."""
+    odd = bool(data.translate(None, _PLAIN))
+    if odd:
+        most //= _ESCAPED
+    kept = data[:most]
+    text = (_escape(kept, form) if odd else kept).decode("ascii")
+    return text if len(data) <= most else f"{text}...({len(data)} bytes)"
 
 
 def _escape(target: bytes, form: str) -> bytes:
@@ -251,10 +282,9 @@ _MIDDLES: Final = {"json": _json, "text": _text, "color": _color}
 _ENDINGS: Final = {"json": "}\n", "text": "ms\n", "color": " ms\x1b[0m\n"}
 
 
-def _loss(lost: int, form: str) -> str:
+def _loss(lost: int, form: str, process: str) -> str:
     text = f"{lost} access log lines were dropped: the log's reader is too slow"
-    return (
-        f'{{"level":"warning","logger":"serverd.access","message":"{text}"}}\n'
-        if form == "json"
-        else f"{text}\n"
-    )
+    beginning = _BEGINNINGS[form](int(wall_clock()), process)
+    if form != "json":
+        return f"{beginning}{text}\n"
+    return f'{beginning.replace('"info"', '"warning"', 1)}"message":"{text}"}}\n'

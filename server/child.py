@@ -156,7 +156,8 @@ class _Child:
         self._log: AccessLog | None = None
         if config.logging.access and sys.stdout is not None:
             form = resolve_format(config.logging.format, sys.stdout)
-            self._log = AccessLog(form, f"worker {spec.index} g{spec.generation}", standard_output())
+            name = f"worker {spec.index} g{spec.generation}"
+            self._log = AccessLog(form, name, standard_output(), query=config.logging.query)
             self._log.start()
         self._scores = inherited(spec.papers)
         self._slot = self._scores.take()

@@ -122,7 +122,7 @@ VALUES = [
     ("threads: 8", '1:1: threads: unknown key here; did you mean "workers.threads"?'),
     ("limits: {keep_alive: 2}", '1:10: limits.keep_alive: unknown key here; did you mean "timeouts.keep_alive"?'),
     ("keepalive: 2", '1:1: keepalive: unknown key here; did you mean "timeouts.keep_alive"?'),
-    ("logging: {zzz: 2}", "1:11: logging.zzz: unknown key; known here: level, format, access"),
+    ("logging: {zzz: 2}", "1:11: logging.zzz: unknown key; known here: level, format, access, query"),
     ("source: x", ("1:1: source: unknown key; known here: app, app_dir, interface, env, listen, workers, "
                   "timeouts, limits, websocket, reload, tls, proxy, logging, admin, control, process")),
     # YAML
