@@ -43,8 +43,8 @@ def router(async_paths: tuple[str, ...]) -> Router:
             if name == b"accept":
                 if b"text/event-stream" in value.lower():
                     kind = EVENTS
-            elif (name == b"upgrade" and value.lower() == b"websocket") or name == b"sec-websocket-key":
-                # The second without the first is what arrives behind a proxy that was not told to pass upgrades on.
+            elif name == b"sec-websocket-key" or (name == b"upgrade" and _asks_for_websocket(request, value)):
+                # The first without the second is what arrives behind a proxy that was not told to pass upgrades on.
                 return WEBSOCKET
         if kind == THREAD and below:
             path = request.raw_path
@@ -55,6 +55,11 @@ def router(async_paths: tuple[str, ...]) -> Router:
         return kind
 
     return route
+
+
+def _asks_for_websocket(request: RequestReceived, protocol: bytes) -> bool:
+    """RFC 9110 7.8: an Upgrade of HTTP/1.0, or one that Connection does not name, is ignored, and no fault."""
+    return request.upgrade and protocol.lower() == b"websocket"
 
 
 def is_event_source(request: RequestReceived) -> bool:

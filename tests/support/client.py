@@ -31,14 +31,19 @@ class Response:
 
 
 class RawClient:
-    """A connection to a server under test. Every wait ends after ``PATIENCE`` seconds with an error."""
+    """A connection to a server under test. Every wait ends after ``PATIENCE`` seconds with an error.
 
-    def __init__(self, address: tuple[str, int] | str, *, receive_buffer: int = 0) -> None:
+    source: the client's own address, for instance one of 127.0.0.0/8.
+    """
+
+    def __init__(self, address: tuple[str, int] | str, *, receive_buffer: int = 0, source: str = "") -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect(address)
         self._data = b""
 

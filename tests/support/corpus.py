@@ -45,6 +45,7 @@ class Case:
     rfc: str
     data: bytes
     limits: HeadLimits
+    limits_as_given: tuple[int, int, int]
     status: int = 0
     after: int = 0
     strict: bool | None = None
@@ -66,11 +67,13 @@ def _case(kind: str, path: Path, raw: dict[str, Any]) -> Case:
     unknown = raw.keys() - _KEYS[kind]
     if unknown:
         raise ValueError(f"{path.name}: {raw.get('title')}: unknown keys {sorted(unknown)}")
+    limits = {**LIMITS, **raw.get("limits", {})}
     return Case(
         id=f"{path.stem}: {raw['title']}",
         rfc=str(raw["rfc"]),
         data=to_bytes(raw["send"] if "send" in raw else _assemble(raw)),
-        limits=HeadLimits(**{**LIMITS, **raw.get("limits", {})}),
+        limits=HeadLimits(**limits),
+        limits_as_given=(limits["line"], limits["head"], limits["headers"]),
         status=raw.get("status", 0),
         after=raw.get("after", 0),
         strict=raw.get("strict"),

@@ -1,0 +1,59 @@
+"""The corpus of requests, played to a real daemon over real sockets: see tests/support/corpus_player.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..support.corpus import Case, load
+from ..support.corpus_bytes import PLACES, byte_cases
+from ..support.corpus_player import Player, plays
+from ..support.daemon import Daemon
+
+ROOT = Path(__file__).resolve().parents[2]
+HOWS = ["whole", "by line", "by byte", "random 0", "random 1"]
+APP = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from tests.support import corpus_app
+corpus_app.patch_reader()
+asgi, wsgi = corpus_app.asgi, corpus_app.wsgi
+"""
+
+
+@pytest.fixture(scope="module", params=["threads", "async", "wsgi"])
+def way(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Daemon]]:
+    way: str = request.param
+    config = {
+        "app": "demo:wsgi" if way == "wsgi" else "demo:asgi",
+        "workers": {"mode": "async" if way == "async" else "sync"},
+        "logging": {"access": False, "level": "info"},
+    }
+    with Daemon(tmp_path_factory.mktemp(way), app=APP, config=config) as daemon:
+        daemon.wait_ready()
+        yield way, daemon
+        assert daemon.count("Traceback") == 0
+
+
+def cases() -> list[Case]:
+    return load("valid") + load("invalid")
+
+
+def test_the_corpus(way: tuple[str, Daemon]) -> None:
+    name, daemon = way
+    hows, forces = (HOWS, (False, True)) if name == "threads" else (["whole", "by byte"], (name == "async",))
+    faults = Player(daemon.port, wsgi=name == "wsgi").run(list(plays(cases(), hows, forces)))
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(sorted(faults)[:20])
+
+
+def test_every_byte_in_every_place(way: tuple[str, Daemon]) -> None:
+    name, daemon = way
+    if name != "threads":
+        pytest.skip("one way is enough: the parsers are the same")
+    every = [case for place in PLACES for case in byte_cases(place)]
+    faults = Player(daemon.port).run(list(plays(every, ["whole"], (False,))))
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(sorted(faults)[:20])
