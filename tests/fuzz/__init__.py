@@ -1,0 +1,6 @@
+"""The fuzz target: random inputs for the parsers, far more of them than a run of the tests has time for.
+
+``make fuzz`` runs it until it is stopped; docs/fuzzing.md says what is held and how much was run. Every input follows
+from a seed and its number, so any of them can be made again. ``pieces`` and ``requests`` make the input of the HTTP
+parsers, ``mutate`` breaks it, ``checks`` says what must hold; ``frames`` does the same for WebSocket; ``run`` counts.
+"""

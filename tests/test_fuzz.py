@@ -1,0 +1,131 @@
+"""The fuzz target: a short run finds nothing, its mix is worth running, and it does find faults that are planted."""
+
+from __future__ import annotations
+
+import ast
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serverd.server.http import general
+from serverd.server.http.events import ProtocolError
+
+from .fuzz.run import Block, made, run_block
+from .fuzz.targets import TARGETS
+
+SEED = 1
+INPUTS = 8000
+# What no input can bring about, and why.
+UNREACHABLE = {
+    # The second door behind our own checks: an input that shows one of them is a gap in ours.
+    "the request head is not valid HTTP/1.1",
+    "the request line can be read in two ways",
+}
+
+
+@pytest.fixture(scope="module")
+def short_run() -> Block:
+    return run_block("requests", SEED, 0, INPUTS)
+
+
+def test_a_short_run_finds_nothing(short_run: Block) -> None:
+    assert short_run.found == []
+
+
+def test_the_mix_is_worth_running(short_run: Block) -> None:
+    """Neither all refused at the first byte, nor all plain: every verdict has its share."""
+    share = {name: count / INPUTS for name, count in short_run.seen.items()}
+    assert share["accepted by strict"] > 0.25
+    assert share["accepted by general only"] > 0.03
+    assert share["refused with 400"] > 0.1
+    assert share["incomplete"] > 0.01
+    assert share["behind it: by strict"] > 0.05
+    assert {f"refused with {status}" for status in (400, 413, 414, 417, 431, 501, 505)} <= share.keys()
+
+
+def test_every_reason_to_refuse_is_met(short_run: Block) -> None:
+    """As many of the messages in the source as there are: what is not met is not fuzzed."""
+    met = {name.partition(" ")[2] for name in short_run.seen if name[:3].isdigit()}
+    assert met == messages() - UNREACHABLE
+
+
+def messages() -> set[str]:
+    """Every text with a space in the modules that refuse, but for documentation and what only a developer can cause."""
+    found = set()
+    folder = Path(general.__file__).parent
+    for name in ("general", "framing", "grammar"):
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        skip = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RuntimeError":
+                skip |= {id(argument) for argument in node.args}
+            text = node.value if isinstance(node, ast.Constant) and id(node) not in skip else None
+            if isinstance(text, str) and " " in text:
+                found.add(text)
+    return found
+
+
+def test_frames_find_nothing() -> None:
+    block = run_block("frames", SEED, 0, 1600)
+    assert block.found == []
+    assert block.seen["goes on"] > 400
+    assert block.seen["fast path took all"] > 100
+    assert block.seen["closed by the client"] > 10
+    assert {name.split(" ")[2] for name in block.seen if name.startswith("failed")} >= {
+        "1002",
+        "1007",
+        "1009",
+    }
+
+
+def test_an_input_follows_from_its_seed_and_number() -> None:
+    for target in ("requests", "frames"):
+        first = [some_input(target, 5, index) for index in range(9000, 9020)]
+        assert [some_input(target, 5, index) for index in range(9000, 9020)] == first
+        assert [some_input(target, 6, index) for index in range(9000, 9020)] != first
+
+
+def some_input(target: str, seed: int, index: int) -> tuple[object, list[float]]:
+    case, rnd = made(target, seed, index)
+    return TARGETS[target].plain(case), [rnd() for _ in range(5)]
+
+
+def test_threads_count_what_one_thread_counts() -> None:
+    """The parsers in several threads at once: without a GIL that is a test of its own."""
+    alone = [run_block("requests", 3, block, 320) for block in range(3, 7)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda block: run_block("requests", 3, block, 320), range(3, 7)))
+    assert [block.seen for block in together] == [block.seen for block in alone]
+
+
+def refuse_oddly(*_: object) -> None:
+    raise ProtocolError(400, "this is not ASCII: é")
+
+
+# A place in the code, and what a programmer might have got wrong there.
+FAULTS = {
+    "any Host is taken": ("strict.valid_host", lambda value: True),
+    "any target is taken": ("strict.bad_target", lambda path, query: ""),
+    "any name is taken": ("strict.is_token", lambda name: True),
+    "TE is not looked at": ("strict.takes_trailers", lambda version, values: False),
+    "Connection is not looked at": ("strict.intentions", lambda request, options, upgrade: None),
+    "control bytes are taken": ("general.CONTROL", b"\x00"),
+    "sizes and codings go together": ("general.body_framing", lambda version, lengths, codings: (0, False)),
+    "a bug in the general parser": ("general._check_host", lambda headers, version: headers[0][0][99]),
+    "a message that cannot be logged": ("general._check_host", refuse_oddly),
+    "any chunk extension is taken": (
+        "framing._EXTENSIONS",
+        type("Any", (), {"fullmatch": lambda *_: True})(),
+    ),
+    "a chunk's size is not held to a number of digits": ("framing.MAX_CHUNK_DIGITS", 100),
+    "folded lines are taken": ("general._field", lambda line: (b"x", line)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them within a few thousand inputs: a target that cannot fail shows nothing."""
+    place, wrong = FAULTS[fault]
+    monkeypatch.setattr(f"serverd.server.http.{place}", wrong)
+    assert any(run_block("requests", 2, block, 1000).found for block in range(1, 8))
