@@ -1,7 +1,9 @@
 """How one listening socket comes to be: bound to an address, or adopted from whoever had it before; and how it ends.
 
 Promises: what cannot be had is one line that names the address and the remedy; a unix socket left behind by a dead
-process is replaced, one that is alive is not touched; only the file that was made for a socket is removed with it.
+process is replaced, one that is alive is not touched, nor one of another user in a folder that everybody may write to;
+its file has its mode from its first moment (umask), and is given to those who serve it as that file and no other, if
+somebody has put one in its place; only the file that was made for a socket is removed with it.
 Refuses SO_REUSEPORT: with one queue for all children, a child that goes takes no connection with it.
 
 Called by the master's only thread. All sockets are non-blocking (O_NONBLOCK belongs to the open file, so for
@@ -14,7 +16,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -148,12 +150,10 @@ def bind_unix(address: UnixAddress, backlog: int, access: Access) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = None if access.umask is None else os.umask(access.umask)
     try:
-        _clear_the_way(path)
+        _clear_the_way(path, {os.geteuid(), access.uid})
         sock.setblocking(False)
         sock.bind(os.fspath(path))
-        made = path.lstat()
-        if access.uid != -1 or access.gid != -1:
-            os.chown(path, access.uid, access.gid, follow_symlinks=False)
+        made = _give_away(path, access)
         sock.listen(backlog)
     except OSError as error:
         sock.close()
@@ -162,17 +162,47 @@ def bind_unix(address: UnixAddress, backlog: int, access: Access) -> Listener:
     finally:
         if before is not None:
             os.umask(before)
-    return Listener(sock, path, (made.st_dev, made.st_ino))
+    return Listener(sock, path, made)
 
 
-def _clear_the_way(path: Path) -> None:
-    """Remove a socket that nobody serves. Raises EADDRINUSE if somebody does, ENOTSOCK for any other file."""
+def _give_away(path: Path, access: Access) -> Inode:
+    """Give the file of a socket that was just made to whom `access` names. Raises OSError.
+
+    Who may write to its folder may have put another in its place since it was made, a hard link to a file of root's for
+    instance: so the file is opened first, looked at, and changed by its descriptor.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        mode = path.lstat().st_mode
+        made = os.fstat(fd)
+        if not stat.S_ISSOCK(made.st_mode) or made.st_uid != os.geteuid() or made.st_nlink != 1:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if access.uid != -1 or access.gid != -1:
+            _chown(fd, access)
+    finally:
+        os.close(fd)
+    return made.st_dev, made.st_ino
+
+
+def _chown(fd: int, access: Access) -> None:
+    try:
+        os.chown(f"/proc/self/fd/{fd}", access.uid, access.gid)
+    except (
+        FileNotFoundError
+    ):  # fchown(2) does not take such a descriptor, and by its path it may be another file
+        raise OSError(errno.ENOSYS, "its owner can only be changed with /proc mounted") from None
+
+
+def _clear_the_way(path: Path, ours: Collection[int]) -> None:
+    """Remove a socket that nobody serves. Raises EADDRINUSE if somebody does, ENOTSOCK for any other file, and EEXIST
+    for one that is not of `ours` in a folder where everybody may put things."""
+    try:
+        found = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+    if found.st_uid not in ours and path.parent.stat().st_mode & stat.S_IWOTH:
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -191,6 +221,8 @@ def _unix_reason(path: Path, error: OSError) -> str:
             return " is in use by another process; stop it or choose another path"
         case errno.ENOTSOCK:
             return ": a file that is not a socket is in the way; remove it or choose another path"
+        case errno.EEXIST:
+            return ": a file of another user is in the way, in a folder that others may write to; choose another folder"
         case errno.ENOENT:
             return f": the folder {path.parent} does not exist; create it or choose another path"
         case errno.EACCES | errno.EPERM | errno.EROFS:

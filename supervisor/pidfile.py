@@ -3,7 +3,9 @@
 Promises: a file left behind by a dead master is taken over, whatever number stands in it (the lock decides, and
 the kernel gives it back when its owner dies, however it dies); a file held by a live master is refused; at the
 end the file is removed if it is still ours. Refuses to trust the number in the file for anything but the
-message.
+message; and to write into anything but a file of its own: not through a symbolic link, nor into one that has another
+name, belongs to another user, or holds something else than a number. In a folder that others may write to, root would
+else overwrite what they have put there for it, or leave it to them what number stands there.
 
 A master that takes the place of another (upgrade.py) inherits the open file and with it the lock, which is never
 free on the way; the number in the file changes when the new one serves.
@@ -16,8 +18,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+# O_NONBLOCK: nobody has to wait for a FIFO's other side.
+_UNKNOWN: Final = "unknown"
+_OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class PidfileError(Exception):
@@ -36,10 +43,7 @@ class Pidfile:
     def take(cls, path: Path, pid: int) -> Self:
         """Lock `path` and write `pid` into it. Raises PidfileError."""
         while True:
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            except OSError as error:
-                raise PidfileError(f"process.pidfile: cannot write {path}: {_reason(path, error)}") from None
+            fd = _open(path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -80,6 +84,43 @@ class Pidfile:
         self.fd = -1
 
 
+def _open(path: Path) -> int:
+    """`path`, made anew or left behind by another master. Raises PidfileError."""
+    while True:
+        try:
+            return os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise PidfileError(f"process.pidfile: cannot write {path}: {_reason(path, error)}") from None
+        try:
+            fd = os.open(path, _OPEN)
+        except FileNotFoundError:  # its owner has removed it this moment
+            continue
+        except OSError as error:
+            raise PidfileError(f"process.pidfile: cannot write {path}: {_reason(path, error)}") from None
+        if problem := _not_ours(fd):
+            os.close(fd)
+            raise PidfileError(
+                f"process.pidfile: {path} {problem}, so it is not written to; remove it, or name another"
+            )
+        return fd
+
+
+def _not_ours(fd: int) -> str:
+    """Why this is no pidfile that a master of this user has left behind; empty if it may be one."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return "is no regular file"
+    if found.st_nlink > 1:
+        return "is a file that has another name elsewhere (a hard link)"
+    if found.st_uid != os.geteuid():
+        return f"belongs to user {found.st_uid}"
+    if found.st_size and _first_line(fd) == _UNKNOWN:
+        return "holds something else than the number of a process"
+    return ""
+
+
 def _write(fd: int, pid: int) -> None:
     number = f"{pid}\n".encode("ascii")
     os.pwrite(fd, number, 0)  # in this order: a reader never finds the file empty
@@ -95,7 +136,7 @@ def _is_still(path: Path, fd: int) -> bool:
 
 def _first_line(fd: int) -> str:
     text = os.pread(fd, 32, 0).decode("ascii", "replace").partition("\n")[0].strip()
-    return text if text.isdigit() else "unknown"
+    return text if text.isascii() and text.isdecimal() else _UNKNOWN
 
 
 def _reason(path: Path, error: OSError) -> str:

@@ -15,6 +15,7 @@ Called by the master's only thread. What runs in a forked child is below `live`,
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -35,6 +36,8 @@ from ..server.scoreboard import NO_PAPERS, Papers
 from . import signals
 from .privileges import Identity, PrivilegeError, drop
 from .roster import BOOT_FAILURE_STATUS
+
+logger = logging.getLogger("serverd.master")
 
 # sysexits.h EX_SOFTWARE: a mistake of ours, after which nothing better is known.
 _BROKEN: Final = 70
@@ -123,7 +126,11 @@ def start_helper(
     def body() -> int:
         for thing in [above, *belongings]:
             thing.close()
-        drop(identity, None)
+        try:
+            drop(identity, None)
+        except PrivilegeError as error:
+            logger.error("%s", error)
+            return BOOT_FAILURE_STATUS
         for fd in (below.fileno(), *given):
             os.set_inheritable(fd, True)
         _exec(code.replace("{fd}", str(below.fileno()), 1))
