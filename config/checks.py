@@ -35,7 +35,6 @@ class NotYet(NamedTuple):
 
 # Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
 NOT_YET: Final = (
-    NotYet(("proxy", "trusted"), lambda value: value != ("127.0.0.1",)),
     NotYet(("proxy", "protocol"), bool),
 )
 

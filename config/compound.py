@@ -7,7 +7,7 @@ absolute before they are read, and several faults in one value, which come out t
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, override
 
@@ -86,9 +86,16 @@ class Network(Scalar[str]):
 
     @override
     def parse(self, text: str) -> str:
-        return (
-            text if text in ("*", "unix") else str(ip_network(text)).removesuffix("/32").removesuffix("/128")
-        )
+        if text in ("*", "unix"):
+            return text
+        if "%" in text:
+            zone = text.partition("%")[2]
+            raise BadValue(f"expected an IPv6 address without the zone %{zone}")
+        network = ip_network(text, strict=False)
+        address, slash, length = text.partition("/")
+        if slash and ip_address(address) != network.network_address:
+            raise BadValue(f"expected an address without /{length}, or the network {network}")
+        return str(network).removesuffix("/32").removesuffix("/128")
 
     @override
     def write(self, value: str) -> str:

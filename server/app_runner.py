@@ -193,14 +193,15 @@ class AppRunner:
             cycle.fail(413, "the body is larger than limits.buffered_body, which handle_sync takes whole")
             return True
         request = cycle.request
+        origin = request.origin
         raw = RawRequest(
             request.method.encode("ascii"),
             request.raw_path,
             request.query,
             tuple(request.headers),
             cycle.body or b"",
-            cycle.conn.peer,
-            cycle.conn.local,
+            cycle.conn.peer if origin is None else origin.client,
+            cycle.conn.server if origin is None else origin.server,
             request.version,
         )
         response = contextvars.copy_context().run(self._sync_app.handle_sync, raw)

@@ -107,6 +107,7 @@ class Connection(socket.socket):
     __slots__ = (
         "body",
         "body_size",
+        "counted",
         "decoder",
         "fd",
         "id",
@@ -123,6 +124,7 @@ class Connection(socket.socket):
         "registered",
         "request",
         "resets",
+        "server",
         "stays",
         "taken",
         "watched",
@@ -135,8 +137,10 @@ class Connection(socket.socket):
         self.setblocking(False)
         self.fd: int = fd
         self.id = number  # unique in this child
-        self.peer = peer
-        self.local = local
+        self.peer = peer  # who is at the other end, or whom the PROXY protocol has named
+        self.local = local  # where it was accepted
+        self.server = local  # what its requests are told of that: the PROXY protocol may name another
+        self.counted = ""  # the address that it counts for (`per_address`); "": for none
         self.opened = now
         self.phase: int = Phase.HEAD
         self.numbers = array("d", (now, 0.0))

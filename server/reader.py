@@ -2,7 +2,8 @@
 
 Promises: a request is given out only when it is complete, or when ``limits.buffered_body`` bytes of its body are here;
 what came behind it stays in ``conn.inbox``; nothing that a client sends makes a buffer larger than the limits. Refuses
-(``ProtocolError`` with the status to answer): what the parsers refuse, and a body over ``limits.body``.
+(``ProtocolError`` with the status to answer): what the parsers refuse, a body over ``limits.body``, and what a trusted
+proxy says and cannot mean.
 
 One reader belongs to one worker, and it only touches connections that this worker owns.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..config import LimitsConfig
+from ..config import LimitsConfig, ProxyConfig
 from .connection import PROGRESS, SINCE, Connection, Phase
 from .http import parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
 from .memo import Complete, RequestMemo
+from .proxy.headers import Proxies
 from .routes import Router, all_on_threads
 
 # One receive takes this much: larger than nearly every request, small enough that the allocation is cheap.
@@ -30,19 +32,36 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class RequestReader:
     """See the module. ``force_general`` sends every head through h11, for the conformance tests.
 
-    ``route`` says where a request is served.
+    ``route`` says where a request is served, ``proxy`` which proxies are believed.
     """
 
-    __slots__ = ("_body", "_buffered", "_force_general", "_known", "_limits", "_route")
+    __slots__ = (
+        "_body",
+        "_buffered",
+        "_claiming",
+        "_force_general",
+        "_known",
+        "_limits",
+        "_proxies",
+        "_route",
+    )
 
     def __init__(
-        self, limits: LimitsConfig, *, route: Router = all_on_threads, force_general: bool = False
+        self,
+        limits: LimitsConfig,
+        *,
+        proxy: ProxyConfig | None = None,
+        route: Router = all_on_threads,
+        force_general: bool = False,
     ) -> None:
         self._limits = HeadLimits(limits.line, limits.head, limits.headers)
         self._body = limits.body
         self._buffered = limits.buffered_body
         self._force_general = force_general
         self._known = RequestMemo()
+        # Those with fields of proxies: what they mean does not follow from their bytes alone.
+        self._claiming = RequestMemo()
+        self._proxies = Proxies(proxy or ProxyConfig())
         self._route = route
 
     def read(self, conn: Connection) -> Complete | None:
@@ -66,21 +85,23 @@ class RequestReader:
         if known is not None:
             conn.inbox = b""
             return known
-        request = parse_request(inbox, self._limits, force_general=self._force_general)
-        if request is None:
-            conn.inbox = inbox
-            if conn.phase != Phase.HEAD:
-                conn.move(Phase.HEAD)
-                conn.numbers[SINCE] = 0.0
+        if inbox in self._claiming:
+            request, body = self._claiming[inbox]
+            conn.inbox = b""
+            return self._proxies.told(conn, request), body
+        parsed = parse_request(inbox, self._limits, force_general=self._force_general)
+        if parsed is None:
+            _wait_for_more(conn, inbox)
             return None
-        request.route = self._route(request)
+        parsed.route = self._route(parsed)
+        # Before anything of the body is read: a proxy that makes no sense is answered at once.
+        request = self._proxies.told(conn, parsed) if parsed.forwarded else parsed
         size = request.head_size
         if not request.content_length and not request.chunked:
             conn.inbox = rest = inbox[size:]
-            complete = (request, b"")
             if not rest:
-                self._known.keep(inbox, complete)
-            return complete
+                (self._claiming if parsed.forwarded else self._known).keep(inbox, (parsed, b""))
+            return request, b""
         return self._begin_body(conn, request, inbox[size:])
 
     def _begin_body(self, conn: Connection, request: RequestReceived, rest: bytes) -> Complete | None:
@@ -148,3 +169,11 @@ class RequestReader:
             conn.body = []
             return request, body
         return None
+
+
+def _wait_for_more(conn: Connection, inbox: bytes) -> None:
+    """There is less than a head in ``inbox``."""
+    conn.inbox = inbox
+    if conn.phase != Phase.HEAD:
+        conn.move(Phase.HEAD)
+        conn.numbers[SINCE] = 0.0

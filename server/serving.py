@@ -79,7 +79,7 @@ class Serving:
         self.heads = ResponseMemo()
         self.slot = slot or nowhere()
         self._refuser = Refuser(queue, access_log, self.slot)
-        self._reader = RequestReader(config.limits, route=route)
+        self._reader = RequestReader(config.limits, proxy=config.proxy, route=route)
         self._runner = AppRunner(
             self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app, websockets=websockets
         )

@@ -115,6 +115,13 @@ VALUES = [
     ("proxy: {trusted: [localhost]}",
      ("1:19: proxy.trusted[0]: expected an IP address, a network such as 10.0.0.0/8, unix, or * for every peer, "
      'got "localhost"')),
+    ("proxy: {trusted: [10.1.2.3/8]}",
+     '1:19: proxy.trusted[0]: expected an address without /8, or the network 10.0.0.0/8, got "10.1.2.3/8"'),
+    ("proxy: {trusted: ['fe80::1%eth0']}",
+     '1:19: proxy.trusted[0]: expected an IPv6 address without the zone %eth0, got "fe80::1%eth0"'),
+    ("proxy: {headers: [x-real-ip]}",
+     ("1:19: proxy.headers[0]: expected forwarded, x-forwarded-for, x-forwarded-proto, x-forwarded-host or "
+     'x-forwarded-port, got "x-real-ip"')),
     # keys that are not known
     ("Listen: x:1", '1:1: Listen: unknown key; did you mean "listen"?'),
     ("app-dir: x", '1:1: app-dir: unknown key; did you mean "app_dir"?'),
@@ -153,7 +160,6 @@ def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
 
 
 UNSUPPORTED = [
-    ("proxy: {trusted: ['*']}", "proxy.trusted: this"),
     ("proxy: {protocol: true}", "proxy.protocol: this"),
 ]
 

@@ -268,6 +268,7 @@ def test_the_tables_of_names_are_right() -> None:
         b"expect",
         b"te",
         b"upgrade",
+        *names.OF_PROXIES,
     } == set(names.SPECIAL.values())
 
 

@@ -1,7 +1,8 @@
 """The ASGI connection scope of an HTTP request (ASGI HTTP spec 2.5, "HTTP Connection Scope"), or of a WebSocket.
 
 Promises every key of the specification with the right type: ``path`` decoded from percent-encoding and UTF-8,
-``raw_path`` as sent, lower-case header names, and for each request its own shallow copy of the lifespan state.
+``raw_path`` as sent, lower-case header names, and for each request its own shallow copy of the lifespan state. A
+trusted proxy's connection carries many clients: ``client``, ``server`` and ``scheme`` are the request's own.
 """
 
 from __future__ import annotations
@@ -38,19 +39,24 @@ class ScopeBuilder:
             # As Starlette and FastAPI expect it since ASGI 3.0's clarification: path includes root_path.
             path = self._root_path + path
             raw_path = self._raw_root + raw_path
+        origin = request.origin
+        if origin is None:
+            secure, client, server = conn.secure, conn.peer, conn.server
+        else:
+            secure, client, server = origin.secure, origin.client, origin.server
         scope: Scope = {
             "type": "http",
             "asgi": self._asgi,
             "http_version": request.version,
             "method": request.method,
-            "scheme": "https" if conn.secure else "http",
+            "scheme": "https" if secure else "http",
             "path": path,
             "raw_path": raw_path,
             "query_string": request.query,
             "root_path": self._root_path,
             "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
-            "client": conn.peer,
-            "server": conn.local,
+            "client": client,
+            "server": server,
             # A copy: what an application puts there is for its own request.
             "extensions": self._extensions[request.version].copy(),
         }
@@ -67,7 +73,7 @@ class ScopeBuilder:
         scope = self.build(conn, request)
         del scope["method"]
         scope["type"] = "websocket"
-        scope["scheme"] = "wss" if conn.secure else "ws"
+        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
         scope["subprotocols"] = subprotocols
         scope["extensions"] = {"websocket.http.response": {}}
         if conn.secure:

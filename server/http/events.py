@@ -55,6 +55,26 @@ class HeadLimits:
 class RequestReceived:
     """A complete and checked request head. Belongs to the thread that has the connection.
 
+class Origin:
+    """Who sent a request, and whereto, as the proxies in front have said it. Never changed after it was made.
+
+    client: (host, port) with port 0 where it is not known; None where the proxy does not say, or of a unix socket.
+    secure: whether the client spoke TLS.
+    server: (host, port) that the client has called; (path, None) of a unix socket; None where nobody knows.
+    name: the client in one word, for the log.
+    """
+
+    __slots__ = ("client", "name", "secure", "server")
+
+    def __init__(
+        self, client: tuple[str, int] | None, secure: bool, server: tuple[str, int | None] | None, name: str
+    ) -> None:
+        self.client = client
+        self.secure = secure
+        self.server = server
+        self.name = name
+
+
     method: as sent; RFC 9110 9.1: case-sensitive, so "get" is not "GET".
     target: the request target as sent (RFC 9112 3.2).
     raw_path: the path in origin-form, still percent-encoded, without the query; b"*" for ``OPTIONS *``.
@@ -73,16 +93,20 @@ class RequestReceived:
     """
 
     __slots__ = (
+    forwarded: it has a field by which proxies tell of clients, whether or not anybody believes it.
+    origin: what a trusted proxy has said; None here, and where the connection itself says all that is known.
         "chunked",
         "content_length",
         "expect_continue",
         "head_size",
         "headers",
         "keep_alive",
+        "forwarded",
         "method",
         "query",
         "raw_path",
         "route",
+        "origin",
         "target",
         "trailers",
         "upgrade",
@@ -122,6 +146,20 @@ class RequestReceived:
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestReceived):
+        self.forwarded = False
+        self.origin: Origin | None = None
+
+    def told(self, origin: Origin, headers: Headers) -> RequestReceived:
+        """This request with what proxies say of it, as another object."""
+        other = RequestReceived(
+            self.method, self.target, self.raw_path, self.query, self.version, headers,
+            self.content_length, self.chunked, self.keep_alive, self.expect_continue, self.upgrade, self.head_size,
+        )  # fmt: skip
+        other.trailers = self.trailers
+        other.route = self.route
+        other.forwarded = self.forwarded
+        other.origin = origin
+        return other
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 

@@ -17,6 +17,7 @@ import h11
 from .events import Headers, HeadLimits, ProtocolError, RequestReceived
 from .framing import body_framing, intentions, takes_trailers
 from .grammar import CONTROL, MAX_METHOD, bad_target, is_token, valid_host
+from .names import OF_PROXIES
 
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _HALF_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]")
@@ -54,6 +55,7 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None:
     )
     intentions(request, _values(headers, b"connection"), bool(_values(headers, b"upgrade")))
     request.trailers = takes_trailers(version, _values(headers, b"te"))
+    request.forwarded = any(name in OF_PROXIES for name, _ in headers)
     return request
 
 

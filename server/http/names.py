@@ -26,7 +26,6 @@ PLAIN: Final[dict[bytes, bytes]] = {
     b"DNT": b"dnt", b"dnt": b"dnt",
     b"Date": b"date", b"date": b"date",
     b"ETag": b"etag", b"etag": b"etag",
-    b"Forwarded": b"forwarded", b"forwarded": b"forwarded",
     b"From": b"from", b"from": b"from",
     b"If-Match": b"if-match", b"if-match": b"if-match",
     b"If-Modified-Since": b"if-modified-since", b"if-modified-since": b"if-modified-since",
@@ -77,16 +76,13 @@ PLAIN: Final[dict[bytes, bytes]] = {
     b"X-Correlation-ID": b"x-correlation-id",
     b"x-correlation-id": b"x-correlation-id",
     b"X-Correlation-Id": b"x-correlation-id",
-    b"X-Forwarded-For": b"x-forwarded-for", b"x-forwarded-for": b"x-forwarded-for",
-    b"X-Forwarded-Host": b"x-forwarded-host", b"x-forwarded-host": b"x-forwarded-host",
-    b"X-Forwarded-Port": b"x-forwarded-port", b"x-forwarded-port": b"x-forwarded-port",
-    b"X-Forwarded-Proto": b"x-forwarded-proto", b"x-forwarded-proto": b"x-forwarded-proto",
     b"X-Real-IP": b"x-real-ip", b"x-real-ip": b"x-real-ip", b"X-Real-Ip": b"x-real-ip",
     b"X-Request-ID": b"x-request-id", b"x-request-id": b"x-request-id", b"X-Request-Id": b"x-request-id",
     b"X-Requested-With": b"x-requested-with", b"x-requested-with": b"x-requested-with",
 }
 
-# Names that say something about the connection or the body: the parser looks at their values.
+# Names that say something about the connection, the body or the client: the parser looks at their values, or says that
+# they are there.
 SPECIAL: Final[dict[bytes, bytes]] = {
     b"Host": b"host", b"host": b"host",
     b"Connection": b"connection", b"connection": b"connection",
@@ -95,5 +91,19 @@ SPECIAL: Final[dict[bytes, bytes]] = {
     b"Expect": b"expect", b"expect": b"expect",
     b"TE": b"te", b"te": b"te",
     b"Upgrade": b"upgrade", b"upgrade": b"upgrade",
+    b"Forwarded": b"forwarded", b"forwarded": b"forwarded",
+    b"X-Forwarded-For": b"x-forwarded-for", b"x-forwarded-for": b"x-forwarded-for",
+    b"X-Forwarded-Host": b"x-forwarded-host", b"x-forwarded-host": b"x-forwarded-host",
+    b"X-Forwarded-Port": b"x-forwarded-port", b"x-forwarded-port": b"x-forwarded-port",
+    b"X-Forwarded-Proto": b"x-forwarded-proto", b"x-forwarded-proto": b"x-forwarded-proto",
 }
 # fmt: on
+
+# By these proxies tell of clients: what they say is for ``server.proxy``.
+OF_PROXIES: Final = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-proto",
+)

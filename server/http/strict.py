@@ -138,8 +138,10 @@ def _meaning(request: RequestReceived, special: Headers) -> bool:  # noqa: C901 
             request.expect_continue = True
         elif name == b"te":
             request.trailers = request.trailers or takes_trailers(request.version, [value])
-        else:
+        elif name == b"upgrade":
             upgrade = True
+        else:  # see ``names``: the others are those of proxies
+            request.forwarded = True
     if request.chunked and (length or request.version == "1.0"):
         return False
     if options or request.expect_continue:

@@ -3,8 +3,9 @@
 Promises: a plain dict of its own for each request, all of whose CGI variables are native strings (bytes as latin-1);
 a field that came more than once is joined with "," (RFC 9110 5.3), Cookie with "; ". PATH_INFO is what was sent,
 percent-decoded; SCRIPT_NAME is ``workers.root_path``, which a proxy has stripped; REQUEST_URI and RAW_URI are the
-target as sent. Refuses: header names with "_" in them, which are left out, as gunicorn and nginx do: ``x_foo``
-would become the same HTTP_X_FOO as ``x-foo``, and a client could forge a field that a proxy sets.
+target as sent; REMOTE_ADDR, SERVER_NAME and wsgi.url_scheme are what a trusted proxy says, where it says something.
+Refuses: header names with "_" in them, which are left out, as gunicorn and nginx do: ``x_foo`` would become the same
+HTTP_X_FOO as ``x-foo``, and a client could forge a field that a proxy sets.
 
 One builder belongs to one worker's thread.
 """
@@ -136,27 +137,26 @@ class EnvironBuilder:
             environ = again[1].copy()
         else:
             environ = self._from_request(request)
-            if again is not None:
-                self._again[id(request)] = (request, environ.copy())
-            elif not request.content_length and not request.chunked:
-                if len(self._again) >= _MOST:
-                    self._again.clear()
-                self._again[id(request)] = (request, {})
-        if conn.secure:
+            self._remember(request, environ, again is not None)
+        origin = request.origin
+        if origin is None:
+            secure, peer, local = conn.secure, conn.peer, conn.server
+        else:
+            secure, peer, local = origin.secure, origin.client, origin.server
+        if secure:
             environ["wsgi.url_scheme"] = "https"
             environ["HTTPS"] = "on"
-        peer = conn.peer
         if peer is not None:
             environ["REMOTE_ADDR"] = peer[0]
-            environ["REMOTE_PORT"] = str(peer[1])
-        local = conn.local
+            # Proxies tell of addresses, and seldom of ports.
+            environ["REMOTE_PORT"] = str(peer[1]) if peer[1] else ""
         if local is not None and local[1] is not None:
             environ["SERVER_NAME"] = local[0]
             environ["SERVER_PORT"] = str(local[1])
         else:
             # A unix socket has neither, and PEP 3333 wants both to be there, and not empty. Host is what counts.
             environ["SERVER_NAME"] = "localhost"
-            environ["SERVER_PORT"] = "443" if conn.secure else "80"
+            environ["SERVER_PORT"] = "443" if secure else "80"
         body = exchange.body or b""
         if conn.request is not None:
             stream, environ["wsgi.input"] = open_body(exchange, body)
@@ -168,6 +168,15 @@ class EnvironBuilder:
             environ["CONTENT_LENGTH"] = str(len(body))
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         return environ, None
+
+    def _remember(self, request: RequestReceived, environ: Environ, again: bool) -> None:
+        """See ``_again``."""
+        if again:
+            self._again[id(request)] = (request, environ.copy())
+        elif not request.content_length and not request.chunked:
+            if len(self._again) >= _MOST:
+                self._again.clear()
+            self._again[id(request)] = (request, {})
 
     def _from_request(self, request: RequestReceived) -> Environ:
         """All that the head alone determines."""
