@@ -19,8 +19,11 @@ class ProtocolError(Exception):
     """The client broke HTTP/1.1 or asked for what this server does not do; answer ``status`` and close the connection.
 
     ``message`` is one line of printable ASCII that says what was wrong. It never holds bytes that the client sent, so
-    that it may be logged and sent as it is. After this error the rest of the connection cannot be trusted.
+    that it may be logged and sent as it is. After this error the rest of the connection cannot be trusted. ``silent``:
+    the request began with HEAD, so that whoever passed it on takes the answer's body for the next response.
     """
+
+    silent = False
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -52,9 +55,6 @@ class HeadLimits:
         self.within = min(self.line, self.head)
 
 
-class RequestReceived:
-    """A complete and checked request head. Belongs to the thread that has the connection.
-
 class Origin:
     """Who sent a request, and whereto, as the proxies in front have said it. Never changed after it was made.
 
@@ -75,6 +75,9 @@ class Origin:
         self.name = name
 
 
+class RequestReceived:
+    """A complete and checked request head. Belongs to the thread that has the connection.
+
     method: as sent; RFC 9110 9.1: case-sensitive, so "get" is not "GET".
     target: the request target as sent (RFC 9112 3.2).
     raw_path: the path in origin-form, still percent-encoded, without the query; b"*" for ``OPTIONS *``.
@@ -90,23 +93,23 @@ class Origin:
     head_size: bytes of the buffer that the head took; the body, or the next request, begins there.
     trailers: HTTP/1.1 with a TE field that lists "trailers" (RFC 9110 10.1.4).
     route: where it is served; 0 here, set by the reader (see ``server.routes``).
+    forwarded: it has a field by which proxies tell of clients, whether or not anybody believes it.
+    origin: what a trusted proxy has said; None here, and where the connection itself says all that is known.
     """
 
     __slots__ = (
-    forwarded: it has a field by which proxies tell of clients, whether or not anybody believes it.
-    origin: what a trusted proxy has said; None here, and where the connection itself says all that is known.
         "chunked",
         "content_length",
         "expect_continue",
+        "forwarded",
         "head_size",
         "headers",
         "keep_alive",
-        "forwarded",
         "method",
+        "origin",
         "query",
         "raw_path",
         "route",
-        "origin",
         "target",
         "trailers",
         "upgrade",
@@ -143,9 +146,6 @@ class Origin:
         self.head_size = head_size
         self.trailers = False
         self.route = 0
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RequestReceived):
         self.forwarded = False
         self.origin: Origin | None = None
 
@@ -160,6 +160,9 @@ class Origin:
         other.forwarded = self.forwarded
         other.origin = origin
         return other
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RequestReceived):
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
