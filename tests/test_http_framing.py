@@ -168,6 +168,17 @@ def test_a_line_that_cannot_end_in_time_is_refused_at_once() -> None:
         ChunkedDecoder(max_line=4).feed(b"5;abc")
 
 
+@pytest.mark.parametrize("behind", [b"B: c\r\n\r\n", b"\n"])
+def test_a_full_trailer_section_is_refused_for_that_however_the_rest_comes(behind: bytes) -> None:
+    """Found by fuzzing: with no room left, the end of the search for a bare LF became -1, "all but the last byte"."""
+    with pytest.raises(ProtocolError, match="too large"):
+        ChunkedDecoder(max_trailer=6).feed(b"0\r\nA: b\r\n" + behind)
+    decoder = ChunkedDecoder(max_trailer=6)
+    decoder.feed(b"0\r\nA: b\r\n")
+    with pytest.raises(ProtocolError, match="too large"):
+        decoder.feed(behind)
+
+
 def test_a_long_run_of_backslashes_is_read_in_linear_time() -> None:
     """Would time out if the expression for extensions could backtrack."""
     decoder = ChunkedDecoder(max_line=100_000)

@@ -228,7 +228,7 @@ class ChunkedDecoder:
 
     def _hold(self, line: bytes, limit: int, status: int, too_long: str) -> int:
         """Keep the beginning of a line that may become at most ``limit`` bytes long, and wait for more."""
-        if line.find(b"\n", 0, limit + 1) >= 0:
+        if line.find(b"\n", 0, max(0, limit + 1)) >= 0:  # less than 0 would count from the end
             raise _bad_line(line, "")
         if len(line) > limit + line.endswith(b"\r"):
             raise ProtocolError(status, too_long)

@@ -19,8 +19,7 @@ import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from .checks import listen
-from .run import BLOCK, ROOT, Run, State, made, progress
+from .run import BLOCK, ROOT, Run, State, begin, made, progress
 from .targets import TARGETS
 
 
@@ -46,11 +45,11 @@ def main(argv: list[str]) -> int:
     run = Run(state, options.folder, options.target, seed)
     pool: Executor
     if options.threads:
-        listen()
+        begin()
         width, pool = options.threads, ThreadPoolExecutor(options.threads)
     else:
         width = options.processes
-        pool = ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), initializer=listen)
+        pool = ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), initializer=begin)
     try:
         with pool:
             run.go(pool, width, -(-options.inputs // BLOCK))

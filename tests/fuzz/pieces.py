@@ -110,6 +110,10 @@ MEANINGS: Final = (
     (b"Upgrade", (b"websocket", b"h2c", b"")),
     (b"TE", (b"trailers", b"Trailers, deflate;q=0.5", b"gzip", b"")),
     (b"te", (b"trailers",)),
+    (b"X-Forwarded-For", (b"192.0.2.1", b"192.0.2.1, [2001:db8::1]:80", b"unknown", b"")),
+    (b"x-forwarded-proto", (b"https", b"http, https", b"x")),
+    (b"Forwarded", (b"for=192.0.2.1;proto=https", b'for="[2001:db8::1]", for=_a', b";")),
+    (b"X-FORWARDED-HOST", (b"example.com", b"a b")),
 )
 BAD_MEANINGS: Final = (
     (b"Expect", (b"200-ok", b"", b"100-continue, x", b"100-continue;a=b")),

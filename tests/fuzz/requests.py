@@ -36,7 +36,8 @@ def batch(rnd: Rnd) -> list[Case]:
     """BATCH inputs: a stream, and others that come from it by small changes, which are quicker to make."""
     kind = rnd()
     if kind < 0.004:
-        return [Case(_large(rnd), BIG) for _ in range(BATCH)]
+        large = [_large(rnd) for _ in range(BATCH)]
+        return [Case(mutate(rnd, data) if rnd() < 0.3 else data, BIG) for data in large]
     base = _stream(rnd) if kind < 0.85 else pick(rnd, _SEEDS)
     cases = [Case(base, _limits(rnd, base))]
     while len(cases) < BATCH:
@@ -236,4 +237,7 @@ def _large(rnd: Rnd) -> bytes:
         return head + b"5;" + b"e" * (1022 + off) + b"\r\nhello\r\n0\r\n\r\n"
     if kind == 4:  # all chunk extensions
         return head + (b"1;" + b"e" * 1000 + b"\r\nx\r\n") * (16 + (off >= 0)) + b"0\r\n\r\n"
-    return head + b"0\r\nA: " + b"t" * (8192 - 7 + off) + b"\r\n\r\n"  # the trailers
+    end = pick(
+        rnd, (b"\r\n\r\n", b"\r\n\r\n", b"\r\n\n\r\n", b"\r\n\r\r\n", b"\n\r\n", b"\r\nB: c\r\n\r\n", b"\r\n")
+    )
+    return head + b"0\r\nA: " + b"t" * (8192 - 7 + off) + end  # the trailers
