@@ -4,7 +4,8 @@ Promises: one message is one packet (the kernel keeps the boundaries, see unix(7
 of the other side is seen as ``None`` from ``recv``. Up go ``Ready``, ``BootFailed``, ``Worn``, ``StacksAre`` and
 ``Drained``, down go ``Stacks``, ``Drain`` and ``Stop``; a template of children has its own (``Preloaded``,
 ``Forked``, and ``Fork`` down), and a child that it has forked waits for ``Begin``. Refuses: anything that is not one
-of these messages, or larger than ``MAX_MESSAGE``.
+of these messages, or larger than ``MAX_MESSAGE``; numbers of more than 64 bits, and those that are none (NaN,
+infinity): the application is in the child, and the master may run as root.
 
 A message is a JSON object, so that a child that was started by another version of serverd can still be understood.
 """
@@ -25,6 +26,7 @@ from typing import get_args, get_origin, get_type_hints
 # texts of 16 Ki characters are at most 128 KiB of UTF-8.
 MAX_MESSAGE = 208 * 1024
 _MAX_TEXT = 16 * 1024
+_LARGEST = 2**63
 _INT = array("i")
 # A child that leaves hands its connections to at most so many others.
 MOST_HEIRS = 8
@@ -278,9 +280,11 @@ def _is_a(kind: object, value: object) -> bool:
     if get_origin(kind) is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+        )
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
     return isinstance(value, kind)  # type: ignore[arg-type] # str, bool, NoneType
 
 

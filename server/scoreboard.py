@@ -40,6 +40,7 @@ _HEADER_TIMES: Final = struct.Struct("=d")
 _STATES: Final = {layout.RUNNING: "running", layout.READING: "reading", layout.WRITING: "writing"}
 _ROLES: Final = {layout.LOOP: "loop", layout.MAIN: "main"}
 _KINDS: Final = ("request", "websocket", "event stream")
+_MOST_SECONDS: Final = 1e18
 _NO_COUNTS: Final = (0,) * BUCKETS
 _NO_STREAMS: Final = (0,) * CLASSES
 
@@ -252,7 +253,8 @@ def _time(value: float) -> float | None:
 
 
 def _sane(value: float) -> float:
-    return value if value >= 0 and math.isfinite(value) else 0.0
+    """A sum of seconds, or 0.0 for what is none; those of many children have to stay finite."""
+    return value if 0 <= value < _MOST_SECONDS else 0.0
 
 
 def _text(raw: bytes) -> str:

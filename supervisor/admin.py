@@ -150,6 +150,10 @@ class Admin:
         self._died(self._process, status)
         return True
 
+    def pids(self) -> set[int]:
+        """The processes that are waited for here."""
+        return {*self._leaving, *(() if self._process is None else (self._process.pid,))}
+
     def belongings(self) -> Iterator[Closable]:
         """All that is none of a child's business: its listening sockets, our end of its channel, its pidfd."""
         yield from (listener.sock for listener in self._listeners.all())

@@ -38,12 +38,13 @@ class Sample:
 
     @classmethod
     def between(cls, before: Totals, after: Totals) -> Sample:
-        """The difference of two readings of the same counters."""
+        """The difference of two readings of the same counters. They only grow, unless a child has written nonsense."""
         mine, theirs = after.by_class, before.by_class
+        grown = {name: max(0, mine[name] - theirs[name]) for name in mine}
         return cls(
-            responses=sum(mine.values()) - sum(theirs.values()),
-            errors=sum(mine[name] - theirs[name] for name in ("5xx", "cut")),
-            latency=tuple(new - old for new, old in zip(after.latency, before.latency, strict=True)),
+            responses=sum(grown.values()),
+            errors=grown["5xx"] + grown["cut"],
+            latency=tuple(max(0, new - old) for new, old in zip(after.latency, before.latency, strict=True)),
         )
 
 

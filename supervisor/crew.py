@@ -50,6 +50,7 @@ logger = logging.getLogger("serverd.master")
 
 # How many different complaints are remembered; a child whose words differ each time must not fill the memory.
 _MOST_SAID: Final = 200
+_MOST_KEPT: Final = 2000  # characters of each
 
 
 class Crew:
@@ -285,6 +286,7 @@ class Crew:
     def _first_time(self, generation: int, text: str) -> bool:
         if len(self._said) > _MOST_SAID:
             self._said.clear()
+        text = text[:_MOST_KEPT]
         known = (generation, text) in self._said
         self._said.add((generation, text))
         return not known

@@ -111,7 +111,7 @@ class Master:
         self._roster = Roster()
         self._board = Board()
         self._history = facts.History(os.getpid(), time.time())
-        self._nursery = Nursery(self._roster, self._selector)
+        self._nursery = Nursery(self._roster, self._selector, self._is_a_helper)
         self._crew = Crew(self._roster, self._selector, self._nursery, self._board, main)
         self._vigil = Vigil(self._roster, self._board, self._history, self._notifier.interval)
         self._watching = Watching(self._selector, self._on_change)
@@ -228,6 +228,10 @@ class Master:
         watching = math.inf if self._roster.stopping else self._watching.due()
         helpers = min(watching, self._admin.due(), self._upgrade.due())
         return min(asked, helpers, self._notifier.ping_at() if healthy else math.inf)
+
+    def _is_a_helper(self, pid: int) -> bool:
+        """Whether `pid` is a process of ours that is no child and no template."""
+        return pid in {self._watching.pid, self._upgrade.pid, *self._admin.pids()}
 
     def _view(self, child: Child) -> ChildView | None:
         return self._board.look(child.papers.region)

@@ -28,6 +28,8 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..config.logs import escape_text
+
 # sd_watchdog_enabled(3) recommends half of the interval.
 _WATCHDOG_SHARE: Final = 0.5
 # A manager that takes longer to read a datagram has other worries.
@@ -171,7 +173,8 @@ def _extension(seconds: float) -> tuple[str, ...]:
 
 
 def _line(text: str) -> str:
-    return text.replace("\n", " ")
+    """One line for people: what stands in it may come from the name of a file, or from an application."""
+    return escape_text(text.replace("\n", " "))
 
 
 def _socket_name(address: str) -> str | bytes | None:

@@ -18,7 +18,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -39,12 +39,19 @@ _TICK: Final = 0.02
 
 
 class Nursery:
-    """The master's templates. `adopts`: orphans come to the master from now on, and have to be buried."""
+    """The master's templates. `adopts`: orphans come to the master from now on, and have to be buried. `is_helper`:
+    whether a process is the master's for something else, so that no template can pass it off as a child."""
 
-    def __init__(self, roster: Roster, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        selector: selectors.BaseSelector,
+        is_helper: Callable[[int], bool] = lambda pid: False,
+    ) -> None:
         self.adopts = False
         self._roster = roster
         self._selector = selector
+        self._is_helper = is_helper
         self._said: tuple[int, str] | None = None
 
     def start(
@@ -147,7 +154,7 @@ class Nursery:
                 template.apply(Event.CANNOT, now)
                 if template.not_needed:
                     return
-                self._roster.template_cannot(template, BootFailure(message.exit_code, message.error))
+                self._roster.template_cannot(template, BootFailure.told(message))
                 if self._said != (template.generation, message.error):
                     self._said = (template.generation, message.error)
                     trace = "\n" + message.traceback.rstrip() if message.traceback else ""
@@ -168,11 +175,19 @@ class Nursery:
             asked.failed(str(message.error))
             return
         try:
+            if self._is_known(message.pid):
+                raise OSError(
+                    errno.EPROTO, f"its template names the process {message.pid}, which is another's"
+                )
             pidfd = claim(message.pid, since)
         except OSError as error:
             asked.failed(error.strerror or str(error))
         else:
             asked.born(message.pid, pidfd)
+
+    def _is_known(self, pid: int) -> bool:
+        children = {child.pid for child in self._roster.children}
+        return pid in children | {item.pid for item in self._roster.templates} or self._is_helper(pid)
 
     def _on_exit(self, template: Template) -> None:
         pid, status = os.waitpid(template.pid, os.WNOHANG)

@@ -30,6 +30,7 @@ HEALTHY_SECONDS: Final = 60.0
 EXIT_GRACE: Final = 10.0
 
 BOOT_FAILURE_STATUS: Final = 3
+NOT_LOADABLE_STATUS: Final = 4
 
 
 class Departure(enum.Enum):
@@ -106,6 +107,12 @@ class BootFailure:
 
     status: int
     error: str
+
+    @classmethod
+    def told(cls, message: BootFailed) -> BootFailure:
+        """What a child has said of itself. It does not choose how the daemon exits: 0 would look like a success."""
+        known = message.exit_code in (BOOT_FAILURE_STATUS, NOT_LOADABLE_STATUS)
+        return cls(message.exit_code if known else BOOT_FAILURE_STATUS, message.error)
 
 
 @dataclass(slots=True, eq=False)
@@ -288,7 +295,7 @@ class Roster:
         child.apply(Event.BOOT_FAILED, now)
         child.cannot_boot = True
         if not child.told:
-            self._cannot_boot(child, BootFailure(message.exit_code, message.error), now)
+            self._cannot_boot(child, BootFailure.told(message), now)
 
     def spawn_failed(self, child: Child, now: float) -> None:
         """No process came to be: the place waits like one whose child has crashed."""

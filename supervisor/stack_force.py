@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from ..config.logs import escape_text
 from ..server.scoreboard import ChildView
 from ..server.stacks import SIGNAL, UNCLEAR, UNHEARD, is_pending, of_one_thread, parse, show, tgkill
 from . import status_view
@@ -26,6 +27,8 @@ LOOK: Final = 0.01
 # It may have to wait for a processor; one in an uninterruptible system call never writes.
 _PATIENCE: Final = 0.5
 _MOST_THREADS: Final = 256
+# faulthandler writes 100 frames at most; the child may make its file as large as it likes.
+_MOST_TEXT: Final = 256 * 1024
 
 
 class Force:
@@ -100,7 +103,7 @@ class Force:
 
     def _take(self) -> None:
         thread = self._asked
-        text = os.pread(self._file, self._size, 0).decode(errors="replace")
+        text = os.pread(self._file, min(self._size, _MOST_TEXT), 0).decode(errors="replace")
         was_silent = self._silent
         self._silent = [silent for silent in was_silent if is_pending(self._pid, silent)]
         if is_pending(self._pid, thread):
@@ -145,6 +148,6 @@ def _threads(pid: int) -> list[int]:
 def _name(pid: int, thread: int) -> str:
     try:
         with open(f"/proc/{pid}/task/{thread}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+            return escape_text(file.read().strip())  # the thread chooses it itself
     except OSError:
         return "?"

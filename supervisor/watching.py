@@ -2,7 +2,9 @@
 
 Promises: the watcher runs exactly while the serving configuration asks for it; one that dies is replaced after
 a back-off, and what changed in between is still reported, as the new one looks back to the moment when the old
-one was last known to watch. Refuses to know what a change leads to. The watcher's own body is watcher.py.
+one was last known to watch. It runs as the user of the application, which may speak in its place: what makes no sense
+costs it its process, and the master nothing. Refuses to know what a change leads to. The watcher's own body is
+watcher.py.
 
 Owned by the master's only thread.
 """
@@ -17,6 +19,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +28,7 @@ from . import reports
 from .policy import backoff
 from .privileges import Identity
 from .roster import HEALTHY_SECONDS
-from .spawn import Closable, Descriptor, Started, start_helper
+from .spawn import LAST_PACKETS, PACKETS_A_TURN, Closable, Descriptor, Started, start_helper
 from .watcher import WatchOrder, describe
 
 logger = logging.getLogger("serverd.master")
@@ -33,6 +36,33 @@ logger = logging.getLogger("serverd.master")
 # A change may fall between the watcher's report and its death; one that is reported twice costs a reload, no more.
 _OVERLAP: Final = 1.0
 _LARGEST_PACKET: Final = 256 * 1024
+_MOST_MORE: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One packet of the watcher: files that have changed, and how many more; or that it watches; or why it cannot."""
+
+    changed: tuple[str, ...] = ()
+    more: int = 0
+    watching: bool = False
+    failed: str = ""
+
+    @classmethod
+    def read(cls, packet: bytes) -> News:
+        """What is in `packet`. Raises ValueError when it makes no sense."""
+        try:
+            raw = json.loads(packet)
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+        paths, more = raw.get("changed", []), raw.get("more", 0)
+        if not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
+            raise ValueError("the changed files are no list of names")
+        if type(more) is not int or not 0 <= more < _MOST_MORE:
+            raise ValueError("the number of changed files is none")
+        return cls(tuple(paths), more, bool(raw.get("watching")), str(raw.get("failed", "")))
 
 
 class Watching:
@@ -93,6 +123,11 @@ class Watching:
         self._died(self._process, status)
         return True
 
+    @property
+    def pid(self) -> int:
+        """The watcher's process; 0 without one."""
+        return 0 if self._process is None else self._process.pid
+
     def belongings(self) -> Iterator[Closable]:
         """Our end of its channel, and its pidfd."""
         if self._process is not None:
@@ -106,7 +141,8 @@ class Watching:
             self._died(self._process, status)
 
     def _died(self, process: Started, status: int) -> None:
-        self._hear()
+        if self._selector.get_map().get(process.channel) is not None:
+            self._hear(LAST_PACKETS)
         self._forget(process)
         self._count_failure(time.monotonic())
         how = reports.how_it_ended(status)
@@ -122,36 +158,46 @@ class Watching:
         os.close(process.pidfd)
         self._process = None
 
-    def _hear(self) -> None:
-        """Read all that the watcher has said."""
+    def _hear(self, most: int = PACKETS_A_TURN) -> None:
+        """Read what the watcher has said, no more than `most` packets."""
         assert self._process is not None
-        paths: list[str] = []
+        paths: dict[str, None] = {}
         more = 0
-        while True:
+        for _ in range(most):
             try:
                 packet = self._process.channel.sock.recv(_LARGEST_PACKET)
-                message = json.loads(packet)
             except BlockingIOError:
                 break
-            except OSError, ValueError:  # the end of it: its exit follows, and counts
-                if self._selector.get_map().get(self._process.channel) is not None:
-                    self._selector.unregister(self._process.channel)
+            except OSError:
+                packet = b""
+            if not packet:  # the end of it: its exit follows, and counts
+                self._hear_no_more()
                 break
-            if "changed" in message:
-                paths.extend(path for path in message["changed"] if path not in paths)
-                more += message["more"]
-            else:
-                self._hear_news(message)
+            try:
+                news = News.read(packet)
+            except ValueError as error:
+                logger.error("the watcher (pid %d) talks nonsense (%s): killing it", self._process.pid, error)
+                os.kill(self._process.pid, signal.SIGKILL)
+                self._hear_no_more()
+                break
+            paths.update(dict.fromkeys(news.changed))
+            more += news.more
+            self._hear_news(news)
         if paths:
             self._since = time.time() - _OVERLAP
-            self._on_change(describe(paths, more, self._near()))
+            self._on_change(describe(list(paths), more, self._near()))
 
-    def _hear_news(self, message: dict[str, object]) -> None:
+    def _hear_no_more(self) -> None:
+        assert self._process is not None
+        if self._selector.get_map().get(self._process.channel) is not None:
+            self._selector.unregister(self._process.channel)
+
+    def _hear_news(self, news: News) -> None:
         assert self._config is not None
-        if "watching" in message:
+        if news.watching:
             logger.info("watching %s for changes", reports.names(self._config.reload.dirs))
-        if "failed" in message:
-            logger.error("cannot watch for changes: %s", message["failed"])
+        if news.failed:
+            logger.error("cannot watch for changes: %s", news.failed)
 
     def _near(self) -> list[Path]:
         """The folders from which a person would name a file, the nearest first."""
