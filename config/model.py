@@ -183,6 +183,9 @@ class LimitsConfig:
         "up to this size a body is received whole before a thread takes the request",
     )
     connections: int = key(Whole(least=1), 10_000, "open connections in each child")
+    connections_per_address: int = key(
+        Whole(), 0, "open connections of one client address in each child; 0: no limit"
+    )
     queue_wait: float = key(
         _TIMEOUT, 0.0, "requests that have waited so long for a thread get 503, once all do; 0: they wait on"
     )

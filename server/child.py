@@ -57,6 +57,7 @@ from .handover import Arrivals, names
 from .hang_watch import HangWatch
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
+from .per_address import PerAddress
 from .process import introduce, load, standard_output
 from .slots import MAIN, PHASE_COUNT, inherited
 from .stacks import LONGEST_REPORT, Held, Stacks
@@ -146,11 +147,13 @@ class _Child:
         self._app = app
         self._pool = AsyncPool(config.workers.loop)
         self._lifespan = Lifespan(app.app)
+        self._scores = inherited(spec.papers)
         queue = LoopQueue if config.workers.mode == "async" else ConnectionQueue
         self._queue = queue(
             config.timeouts,
             max_connections=config.limits.connections,
             make_connection=Connection if config.tls is None else TlsContexts(config.tls).connection,
+            addresses=PerAddress.of(config, self._scores.refused),
         )
         self._queue.alone = config.workers.process_count() == 1
         self._log: AccessLog | None = None
@@ -159,7 +162,6 @@ class _Child:
             name = f"worker {spec.index} g{spec.generation}"
             self._log = AccessLog(form, name, standard_output(), query=config.logging.query)
             self._log.start()
-        self._scores = inherited(spec.papers)
         self._slot = self._scores.take()
         self._slot.enter(MAIN)
         self._counted = 0.0  # when the connections were
@@ -271,7 +273,8 @@ class _Child:
             phases = [0] * PHASE_COUNT
             for conn in self._queue.connections():
                 phases[conn.phase] += 1
-            self._scores.count(self._workers.threads(), self._queue.pauses, resident(os.getpid()), phases)
+            memory, queue = resident(os.getpid()), self._queue
+            self._scores.count(self._workers.threads(), queue.pauses, memory, phases, queue.seen_off)
         self._scores.tell(due)
 
     def _order(self) -> Drain | Stop | None:

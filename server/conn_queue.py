@@ -20,14 +20,17 @@ import select
 import socket
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Protocol
 
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
 from .connection import AT_ONCE, INTEREST, SINCE, Address, Connection, Phase, Server
 from .deadlines import SETTLED, Deadlines, has_next, is_idle, wants_at_once
+from .door import Door
 from .lifecycle import LifecycleEvent
 from .listening import STALE, Listeners, rest_after
+from .longest_idle import LongestIdle
+from .per_address import PerAddress
 
 logger = logging.getLogger("serverd.worker")
 
@@ -42,14 +45,9 @@ class Departing(Protocol):
         """Take over ``conn`` from its owner, who is about to park it, if it may leave now."""
 
 
-# So many connections are accepted at a time while the child is congested. A listener has one place among all that is
-# ready: with one connection for each of its turns, new clients waited for seconds where others waited for 0.3 s. Not
-# where other children accept too: the slowest would take the most, 98 of 100 connections, and keep them.
-MANY: Final = 256
-
-
 class ConnectionQueue:
-    """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded.
+    """See the module. ``max_connections`` bounds the open connections of this child; 0 is unbounded. ``addresses``
+    counts those of each client.
 
     ``make_connection`` is called by any thread.
     """
@@ -61,13 +59,16 @@ class ConnectionQueue:
         max_connections: int = 0,
         record: Callable[[LifecycleEvent], None] | None = None,
         make_connection: MakeConnection = Connection,
+        addresses: PerAddress | None = None,
     ) -> None:
         self._deadlines = Deadlines(timeouts or TimeoutsConfig())
-        self._connections = ConnectionTable(max_connections, record, make_connection)
+        self._connections = ConnectionTable(max_connections, record, make_connection, addresses)
         self._table = self._connections.by_fd
         self._epoll = select.epoll()
         self._modify = self._epoll.modify
         self._listeners = Listeners(self._epoll, self.notice)
+        self._longest_idle = LongestIdle(self._connections, self.close, self.give_back)
+        self._door = Door(self._connections, self._listeners, self._park_new, self._longest_idle)
         self._errands: dict[int, Callable[[], bool]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -137,36 +138,21 @@ class ConnectionQueue:
         if conn.phase == Phase.CLOSED:
             return
         self._connections.leave(conn)
-        if self._listeners.waiting or self._listeners.closed:
+        if self._listeners.held_back:
+            self._listeners.let_in()
+        if self._listeners.closed:
             self.notice()
 
-    def _accept(self, fd: int) -> Connection | None:
-        """Accept one connection and let the listener wake the next thread. While the child is congested the others that
-        wait get places of their own, behind all that is ready."""
-        accepted = self._listeners.accept(fd)
-        if accepted is None:
-            return None
-        conn = self._adopt(*accepted)
-        if self.congested and self.alone:
-            for _ in range(MANY):
-                if self._connections.full:
-                    break
-                another = self._listeners.accept(fd)
-                if another is None:  # no more there, and the listener is armed
-                    return conn
-                self.park(self._adopt(*another), keep_deadline=True)
-        if self._connections.full:
-            self._listeners.pause(fd)
-        else:
-            self._listeners.arm(fd)
-        return conn
+    def named(self, conn: Connection) -> bool:
+        """The PROXY protocol has named the client of ``conn``: it counts for that address now. False: the address has
+        as many connections as it may, and the caller, its owner, is to close it."""
+        return self._connections.named(conn)
 
-    def _adopt(self, sock: socket.socket, address: object) -> Connection:
-        """The Connection of a newly accepted socket, owned by the caller."""
-        # Not the listener's, which a drain may have closed meanwhile; a unix socket's is the path that it came by.
-        name = sock.getsockname()
-        local: Server = (str(name), None) if sock.family == socket.AF_UNIX else name[:2]
-        return self._connections.enter(sock.family, sock.detach(), _inet(address), local)
+    def _accept(self, fd: int) -> Connection | None:
+        return self._door.accept(fd, alone=self.alone, congested=self.congested)
+
+    def _park_new(self, conn: Connection) -> None:
+        self.park(conn, keep_deadline=True)
 
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
         """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) left to wait for this connection."""
@@ -205,7 +191,7 @@ class ConnectionQueue:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
         self.retiring = True
         for accepted in self._listeners.close(take_backlog=take_backlog):
-            self.park(self._adopt(*accepted), keep_deadline=True)
+            self._door.enter(*accepted)
         self.notice()
 
     def tend(self, now: float, expired: Callable[[Connection], None]) -> float:
@@ -213,7 +199,7 @@ class ConnectionQueue:
 
         A deadline that is set after this call is at least the shortest timeout away, so none is overslept.
         """
-        again = min(now + self._deadlines.shortest, self._listeners.resume(now, self._connections.full))
+        again = min(now + self._deadlines.shortest, self._listeners.resume(now, self._door.has_room))
         for conn in self.connections():
             deadline = self._deadlines.of(conn)
             if deadline > now:
@@ -297,6 +283,11 @@ class ConnectionQueue:
         """How often accepting was paused: for want of descriptors, or because ``max_connections`` are open."""
         return self._listeners.pauses
 
+    @property
+    def seen_off(self) -> int:
+        """How many idle connections were closed because somebody else wanted to come in."""
+        return self._longest_idle.closed
+
     def notice(self) -> None:
         """Make ``attention`` readable. Any thread."""
         os.eventfd_write(self.attention, 1)
@@ -320,10 +311,3 @@ class ConnectionQueue:
         self._epoll.close()
         os.close(self._wake)
         os.close(self.attention)
-
-
-def _inet(address: object) -> Address | None:
-    """(host, port) of what accept or getsockname gave; None for unix sockets."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        return (str(address[0]), int(address[1]))
-    return None

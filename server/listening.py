@@ -2,10 +2,11 @@
 
 Promises: a listener's event wakes one thread, which accepts one connection; errors of the connection that was to be
 accepted pass, errors of the machine (no descriptors, no memory) pause the listener, and ``resume`` goes on: no loop
-ends or spins because a system call failed. Refuses: to know what becomes of an accepted socket.
+ends or spins because a system call failed. A listener that is held back, as the child has no place, goes on as soon as
+there is one. Refuses: to know what becomes of an accepted socket.
 
-Threads: ``accept``, ``arm`` and ``pause`` are called by any worker, everything else by the child's main thread. The two
-dicts are used by single operations, which are atomic in CPython.
+Threads: ``accept``, ``arm``, ``hold_back`` and ``let_in`` are called by any worker, everything else by the child's main
+thread. The dicts are used by single operations, which are atomic in CPython.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import socket
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any, Final
+
+from .seldom import SeldomLog
 
 logger = logging.getLogger("serverd.worker")
 
@@ -54,16 +57,13 @@ class Listeners:
         self._notice = notice
         self._sockets: dict[int, socket.socket] = {}
         self._paused: dict[int, float] = {}  # descriptor -> when it may be tried again
+        self.held_back: dict[int, float] = {}  # descriptor -> when who waits there may take another's place
+        self._say = SeldomLog(logger)
         self.pauses = 0  # how often there was one; two threads at once may count one
         self.closed = False
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._sockets
-
-    @property
-    def waiting(self) -> bool:
-        """Whether one waits for a connection to close, or for room."""
-        return bool(self._paused)
 
     def add(self, sock: socket.socket) -> None:
         """Accept from ``sock`` (listening; made non-blocking here, as two children may race for one connection)."""
@@ -98,27 +98,51 @@ class Listeners:
             if exc.errno not in STALE:
                 self.pause(fd, exc)
 
-    def pause(self, fd: int, exc: OSError | None = None) -> None:
-        """Leave the listener disarmed until ``resume`` finds room. The backlog keeps what comes meanwhile."""
-        if exc is not None and fd not in self._paused:
-            logger.warning(
-                "accept failed: %s; pausing for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE
-            )
+    def pause(self, fd: int, exc: OSError) -> None:
+        """Leave the listener disarmed for a while: the machine has no more to give. The backlog keeps what comes
+        meanwhile."""
+        self._say("accept failed: %s; it pauses for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE)
         if fd not in self._paused:
             self.pauses += 1
         self._paused[fd] = monotonic() + _PAUSE
         self._notice()
 
-    def resume(self, now: float, full: bool) -> float:
-        """Arm those whose pause is over, unless the child is ``full``; the time when to call again."""
+    def hold_back(self, fd: int) -> None:
+        """Leave the listener disarmed until there is a place: the child has none. Somebody waits in the backlog."""
+        self.pauses += 1
+        self.held_back[fd] = monotonic() + _PAUSE
+        self._notice()
+
+    def let_in(self) -> None:
+        """There is a place now."""
+        for fd in list(self.held_back):
+            if self.held_back.pop(fd, None) is not None:
+                self.arm(fd)
+
+    def resume(self, now: float, has_room: Callable[[], bool]) -> float:
+        """Arm those whose pause is over, and those that are held back if there is nobody left who waits, or somebody's
+        place for who does (``has_room``, which may make some); the time when to call again."""
         again = float("inf")
         for fd, until in list(self._paused.items()):
             if until > now:
                 again = min(again, until)
-            elif not full:  # else the next connection that closes calls again
+            else:
                 self._paused.pop(fd, None)
                 self.arm(fd)
+        for fd, until in list(self.held_back.items()):
+            if until > now:
+                again = min(again, until)
+            elif not self._somebody_waits(fd) or has_room():
+                self.held_back.pop(fd, None)
+                self.arm(fd)
+            else:
+                again = min(again, now + _PAUSE)
         return again
+
+    def _somebody_waits(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self, *, take_backlog: bool) -> Iterator[Accepted]:
         """Let go of all of them; with ``take_backlog`` gives what waits in their backlogs first."""
@@ -126,6 +150,7 @@ class Listeners:
         for fd, listener in list(self._sockets.items()):
             del self._sockets[fd]
             self._paused.pop(fd, None)
+            self.held_back.pop(fd, None)
             try:
                 self._epoll.unregister(fd)
             except OSError:

@@ -35,7 +35,7 @@ __all__ = [
 
 _NUMBERS: Final = struct.Struct(f"={layout.ITEMS}Q")
 _TIMES: Final = struct.Struct("=4d")
-_HEADER_NUMBERS: Final = struct.Struct(f"={layout.PHASES + layout.PHASE_COUNT}Q")
+_HEADER_NUMBERS: Final = struct.Struct(f"={layout.HEADER_ITEMS}Q")
 _HEADER_TIMES: Final = struct.Struct("=d")
 _STATES: Final = {layout.RUNNING: "running", layout.READING: "reading", layout.WRITING: "writing"}
 _ROLES: Final = {layout.LOOP: "loop", layout.MAIN: "main"}
@@ -51,7 +51,8 @@ def _none() -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What any number of slots have counted, together. Addable; ``as_json`` and ``from_json`` for the board."""
+    """What any number of slots, and of children, have counted, together. Addable; ``as_json`` and ``from_json`` for the
+    board."""
 
     rows: tuple[tuple[int, ...], ...] = field(
         default_factory=_none
@@ -61,6 +62,8 @@ class Totals:
     sent: int = 0  # bytes of response bodies
     waits: tuple[int, ...] = _NO_COUNTS  # waits in the queue
     waited: float = 0.0  # their sum
+    refused: int = 0  # connections that were closed at once, as their address had as many as it may
+    seen_off: int = 0  # idle connections that were closed because somebody else wanted to come in
 
     @property
     def requests(self) -> int:
@@ -89,6 +92,8 @@ class Totals:
             self.sent + other.sent,
             _sum(self.waits, other.waits),
             self.waited + other.waited,
+            self.refused + other.refused,
+            self.seen_off + other.seen_off,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -100,6 +105,8 @@ class Totals:
             "sent": self.sent,
             "waits": list(self.waits),
             "waited": self.waited,
+            "refused": self.refused,
+            "seen_off": self.seen_off,
         }
 
     @classmethod
@@ -113,7 +120,16 @@ class Totals:
             BUCKETS,
         ):
             raise ValueError("totals of another layout")
-        return cls(rows, streams, float(raw["seconds"]), int(raw["sent"]), waits, float(raw["waited"]))
+        return cls(
+            rows,
+            streams,
+            float(raw["seconds"]),
+            int(raw["sent"]),
+            waits,
+            float(raw["waited"]),
+            int(raw["refused"]),
+            int(raw["seen_off"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +182,14 @@ class ChildView:
     phases: tuple[int, ...]  # connections by phase (``server.connection.Phase``), as last counted
     slots: tuple[SlotView, ...]
     waiting: tuple[Waiting, ...]  # at most 64 of them; the slots have the numbers
+    refused: int = 0  # see Totals
+    seen_off: int = 0
 
     @property
     def totals(self) -> Totals:
-        """All slots together."""
-        return sum((slot.totals for slot in self.slots), Totals())
+        """All slots together, and what the child has counted."""
+        own = Totals(refused=self.refused, seen_off=self.seen_off)
+        return sum((slot.totals for slot in self.slots), own)
 
     @property
     def busy(self) -> int:
@@ -201,9 +220,11 @@ def read_child(arena: Arena, region: Region) -> ChildView:
         threads=numbers[layout.THREADS],
         pauses=numbers[layout.PAUSES],
         resident=numbers[layout.RESIDENT],
-        phases=numbers[layout.PHASES :],
+        phases=numbers[layout.PHASES : layout.PHASES + layout.PHASE_COUNT],
         slots=tuple(_slot(rest, place, SLOTS_AT - HEADER + place * SLOT) for place in range(used)),
         waiting=tuple(_waiting(rest)),
+        refused=numbers[layout.REFUSED],
+        seen_off=numbers[layout.SEEN_OFF],
     )
 
 

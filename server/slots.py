@@ -74,6 +74,9 @@ PAUSES: Final = 3  # how often accepting was paused
 RESIDENT: Final = 4  # bytes of memory, as last looked at
 PHASES: Final = 5  # eight: connections by Phase, as last counted
 PHASE_COUNT: Final = 8
+REFUSED: Final = PHASES + PHASE_COUNT  # connections of addresses that had as many as they may
+SEEN_OFF: Final = REFUSED + 1  # idle connections that were closed because somebody else wanted to come in
+HEADER_ITEMS: Final = SEEN_OFF + 1
 
 # -- an entry of the table of waiting requests ------------------------------------------------------------------------
 WAITER_FORM: Final = struct.Struct("=dQ8s96s")  # since (0: free), kind, method, path
@@ -274,11 +277,17 @@ class Scores:
         """When the child's main thread looks again, at the latest."""
         self._times[DUE] = due
 
-    def count(self, threads: int, pauses: int, resident: int, phases: list[int]) -> None:
-        """How many workers there are, pauses in accepting, bytes of memory, and connections in each phase."""
+    def refused(self, number: int) -> None:
+        """How many connections were refused for their address so far. Any thread, one at a time."""
+        self._numbers[REFUSED] = number
+
+    def count(self, threads: int, pauses: int, resident: int, phases: list[int], seen_off: int = 0) -> None:
+        """How many workers there are, pauses in accepting, bytes of memory, connections in each phase, and idle ones
+        that had to go."""
         self._numbers[THREADS] = threads
         self._numbers[RESIDENT] = resident
         self._numbers[PAUSES] = pauses
+        self._numbers[SEEN_OFF] = seen_off
         for phase, number in enumerate(phases):
             self._numbers[PHASES + phase] = number
 

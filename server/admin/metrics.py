@@ -62,6 +62,10 @@ def _traffic(lines: list[str], figures: Figures) -> None:
     _histogram(lines, "request_duration_seconds", text, figures.latency)
     text = "How long connections with something to do waited for a thread."
     _histogram(lines, "queue_wait_seconds", text, figures.queue_wait)
+    text = "Connections closed at once: their address had as many as limits.connections_per_address allows."
+    _counter(lines, "connections_refused_total", text, [({}, figures.refused)])
+    text = "Idle connections closed for new ones, as there were as many as limits.connections allows."
+    _counter(lines, "connections_seen_off_total", text, [({}, figures.seen_off)])
 
 
 def _children(lines: list[str], snapshot: Snapshot) -> None:

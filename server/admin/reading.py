@@ -136,4 +136,6 @@ def _figures(totals: Totals) -> Figures:
         bytes_out=totals.sent,
         latency=Histogram(totals.latency, totals.seconds),
         queue_wait=Histogram(totals.waits, totals.waited),
+        refused=totals.refused,
+        seen_off=totals.seen_off,
     )

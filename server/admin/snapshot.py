@@ -29,13 +29,15 @@ class Histogram:
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What was counted since the daemon began. ``by_status``: "2xx" and so on; "499" is a client that left before its
-    answer was complete, or was cut off."""
+    answer was complete, or was cut off. ``refused`` and ``seen_off``: connections, see ``scoreboard.Totals``."""
 
     requests: int = 0
     by_status: dict[str, int] = field(default_factory=dict)
     bytes_out: int = 0
     latency: Histogram = Histogram()
     queue_wait: Histogram = Histogram()
+    refused: int = 0
+    seen_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,8 @@ def _figures(figures: Figures) -> dict[str, Any]:
         "bounds": BOUNDS,
         "latency": _histogram(figures.latency),
         "queue_wait": _histogram(figures.queue_wait),
+        "refused": figures.refused,
+        "seen_off": figures.seen_off,
     }
 
 

@@ -1,0 +1,152 @@
+"""When all places are taken: the longest idle connection goes, and nothing that has anything to do with a request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serverd.config import LimitsConfig, ServerConfig
+from serverd.server.connection import SINCE, Phase
+from serverd.server.longest_idle import SILENT
+
+from .support.apps import Receive, Send, reply
+from .support.client import RawClient
+from .support.daemon import wait_until
+from .support.workers import ENGINES, Workers, serving
+
+FULL = 8
+CONFIG = ServerConfig(app="test:app", limits=LimitsConfig(connections=FULL))
+
+
+async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    await reply(send, scope["path"].encode())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=ENGINES)
+def served(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    with serving(app, config=CONFIG, by=request.param) as served:
+        served.queue.alone = True
+        yield served
+
+
+def idle(served: Workers, client: RawClient, ago: float) -> None:
+    """``client`` has asked, and is idle for ``ago`` seconds."""
+    port = client.sock.getsockname()[1]
+    assert client.get("/").status == 200
+    (conn,) = (conn for conn in served.queue.connections() if conn.peer is not None and conn.peer[1] == port)
+    wait_until(lambda: conn.phase == Phase.IDLE and not conn.owned.locked())
+    conn.numbers[SINCE] = time.monotonic() - ago
+
+
+def test_the_longest_idle_goes_for_a_new_one_and_only_that(served: Workers, stack: ExitStack) -> None:
+    clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
+    ages = {client: 5.0 + (number * 7) % FULL for number, client in enumerate(clients)}
+    for client, age in ages.items():
+        idle(served, client, age)
+    clients.sort(key=ages.__getitem__, reverse=True)
+    for number in range(4):
+        new = stack.enter_context(served.connect())
+        assert new.get("/new").body == b"/new"
+        assert clients[number].closed(), "the longest idle"
+        assert served.queue.seen_off == number + 1
+        assert served.queue.open == FULL
+    for client in clients[4:]:
+        assert client.get("/").status == 200
+
+
+def test_who_was_used_after_the_look_is_not_the_longest_idle_any_more(
+    served: Workers, stack: ExitStack
+) -> None:
+    clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
+    for number, client in enumerate(clients):
+        idle(served, client, 9.0 - number)
+    assert stack.enter_context(served.connect()).get("/new").status == 200
+    assert clients[0].closed()
+    assert clients[1].get("/").status == 200
+    assert stack.enter_context(served.connect()).get("/new").status == 200
+    assert clients[2].closed()
+    assert clients[1].get("/").status == 200
+
+
+def test_who_has_begun_a_request_stays_and_who_never_said_anything_goes(
+    served: Workers, stack: ExitStack
+) -> None:
+    begun = stack.enter_context(served.connect())
+    begun.send(b"GET / HT")
+    others = [stack.enter_context(served.connect()) for _ in range(FULL - 2)]
+    silent = stack.enter_context(served.connect())
+    for other in others:
+        idle(served, other, 5.0)
+    wait_until(lambda: served.queue.open == FULL and any(conn.inbox for conn in served.queue.connections()))
+    for conn in served.queue.connections():
+        if conn.phase == Phase.HEAD:
+            conn.numbers[SINCE] = time.monotonic() - (SILENT + 5)
+    for _ in range(FULL - 1):
+        assert stack.enter_context(served.connect()).get("/new").status == 200
+    assert silent.closed()
+    assert all(other.closed() for other in others)
+    begun.send(b"TP/1.1\r\nHost: x\r\n\r\n")
+    assert begun.response().status == 200
+
+
+def test_with_nobody_idle_who_comes_waits_for_the_first_that_ends() -> None:
+    go_on, inside = threading.Event(), threading.Semaphore(0)
+
+    async def blocking(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        inside.release()
+        go_on.wait(20)
+        await reply(send, b"done")
+
+    config = replace(CONFIG, limits=LimitsConfig(connections=2))
+    with serving(blocking, config=config, threads=3, by="threads") as served:
+        served.queue.alone = True
+        with served.connect() as one, served.connect() as two, served.connect() as third:
+            for client in (one, two):
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert inside.acquire(timeout=10)
+            third.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: served.queue.pauses == 1)
+            assert served.queue.open == 2
+            go_on.set()
+            assert third.response().body == b"done"
+            assert [one.response().status, two.response().status] == [200, 200]
+
+
+def test_a_child_that_is_not_alone_lets_others_take_who_waits_first(stack: ExitStack) -> None:
+    served = stack.enter_context(serving(app, config=CONFIG, by="threads"))
+    clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
+    for client in clients:
+        idle(served, client, 5.0)
+    assert stack.enter_context(served.connect()).get("/new").body == b"/new"
+    assert served.queue.pauses == 1
+    assert served.queue.seen_off > 0
+
+
+def test_who_left_before_being_accepted_costs_nobody_a_place(stack: ExitStack) -> None:
+    """The listener has an event, and nobody is there."""
+    served = stack.enter_context(serving(app, config=CONFIG, by="threads", threads=0))
+    served.queue.alone = True
+    for _ in range(FULL):
+        stack.enter_context(served.connect())
+        conn = served.queue.get(5)
+        assert conn is not None
+        conn.move(Phase.RUNNING)
+        conn.move(Phase.IDLE)
+        served.queue.park(conn)
+        conn.numbers[SINCE] = time.monotonic() - 5
+    (listener,) = served.queue._listeners._sockets.values()
+    assert served.queue._accept(listener.fileno()) is None
+    assert served.queue.seen_off == 0
+    assert served.queue.open == FULL
