@@ -1,7 +1,7 @@
 # The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak autobahn scan clean
+.PHONY: help run test lint format bench soak fuzz autobahn scan clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # What is appended to the command, as in: make test ARGS="-k drain"
@@ -41,9 +41,13 @@ bench: ## measure serverd beside other servers on the same cores (seven minutes)
 	@tools/bootstrap bench
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
-soak: ## reload, upgrade and kill children under load, 170 times, and count what was lost (three minutes)
+soak: ## reload, upgrade and kill children under load, 170 times (five minutes); ARGS="--minutes 30": all sorts of load and faults
 	@tools/bootstrap dev
 	@exec $(BIN)/python benchmarks/soak.py $(ARGS)
+
+fuzz: ## random requests through both parsers and h11 until Ctrl-C, and what they disagree about
+	@tools/bootstrap dev
+	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 autobahn: ## run the Autobahn TestSuite, 517 cases of WebSocket (ten minutes)
 	@tests/autobahn/run $(ARGS)

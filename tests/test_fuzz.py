@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pytest
 from serverd.server.http import general
 from serverd.server.http.events import ProtocolError
 
-from .fuzz.run import Block, made, run_block
+from .fuzz import requests
+from .fuzz.run import ROOT, Block, Found, Run, State, made, run_block
 from .fuzz.targets import TARGETS
 
 SEED = 1
@@ -129,3 +134,45 @@ def test_planted_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
     place, wrong = FAULTS[fault]
     monkeypatch.setattr(f"serverd.server.http.{place}", wrong)
     assert any(run_block("requests", 2, block, 1000).found for block in range(1, 8))
+
+
+def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_the_command_runs_goes_on_and_shows_an_input_again(tmp_path: Path) -> None:
+    arguments = ("--seed", "9", "--processes", "1", "--folder", str(tmp_path))
+    run = fuzz("--inputs", "5000", *arguments)
+    assert run.returncode == 0, run.stderr
+    assert "accepted by strict" in run.stdout
+    state = json.loads((tmp_path / "requests-9.json").read_text())
+    assert (state["seed"], state["inputs"], state["done"]) == (9, 5000, 1)
+    again = fuzz("--inputs", "5000", *arguments)
+    assert "after 5,000 inputs of an earlier run" in again.stdout
+    found = tmp_path / "found.json"
+    plain = TARGETS["requests"].plain(requests.Case(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", requests.BIG))
+    found.write_text(json.dumps({"target": "requests", "what": "nothing", "plain": plain}))
+    replayed = fuzz("--replay", str(found))
+    assert "['accepted by strict', 'complete request']" in replayed.stdout
+    assert fuzz("--replay", "9:4321").returncode == 0
+
+
+def test_a_finding_is_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = State(tmp_path / "state.json", "requests", 3)
+    run = Run(state, tmp_path, "requests", 3)
+    plain = TARGETS["requests"].plain(requests.CORPUS[0])
+    run.take(7, Block(Counter(finding=1, incomplete=4999), [Found(35_001, "two readings", plain)], 1.5))
+    path = tmp_path / "found-requests-3-35001.json"
+    assert json.loads(path.read_text())["plain"] == plain
+    assert f'make fuzz ARGS="--replay {path}"' in capsys.readouterr().out
+    state.save()
+    state = State(tmp_path / "state.json", "requests", 3)
+    assert (state.goes_on, state.done, state.inputs, state.seen["finding"]) == (True, 0, 5000, 1)
+    blocks = iter(state.todo(9))
+    assert list(blocks) == [0, 1, 2, 3, 4, 5, 6, 8]

@@ -19,7 +19,9 @@ import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from .run import BLOCK, ROOT, Run, State, begin, made, progress
+import serverd
+
+from .run import BLOCK, ROOT, Run, State, begin, begin_worker, made, progress
 from .targets import TARGETS
 
 
@@ -39,6 +41,10 @@ def main(argv: list[str]) -> int:
     if options.replay:
         return replay(options.target, options.replay)
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    if not Path(serverd.__file__).resolve().is_relative_to(ROOT):
+        parser.error(
+            f"serverd would be that of {serverd.__file__}, not the one beside these tests: set PYTHONPATH"
+        )
     state = State(options.folder / f"{options.target}-{seed}.json", options.target, seed)
     print(f"target {options.target}, seed {seed}, revision {revision()}", end="")
     print(f", after {state.inputs:,} inputs of an earlier run" if state.goes_on else "", flush=True)
@@ -49,14 +55,14 @@ def main(argv: list[str]) -> int:
         width, pool = options.threads, ThreadPoolExecutor(options.threads)
     else:
         width = options.processes
-        pool = ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), initializer=begin)
+        pool = ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), initializer=begin_worker)
     try:
         with pool:
             run.go(pool, width, -(-options.inputs // BLOCK))
     except KeyboardInterrupt:
         print("stopped; the same seed goes on from here")
     report(state)
-    return 1 if state.seen["finding"] else 0
+    return 1 if state.seen["finding"] or run.findings else 0
 
 
 def report(state: State) -> None:

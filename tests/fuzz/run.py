@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -101,6 +102,12 @@ def _slow(target: str, case: Any, index: int) -> str:
         TARGETS[target].examine(case, numbers(index))
         times.append(time.thread_time_ns() - started)
     return f"took {min(times) / 1e6:.0f} ms of CPU time" if min(times) > TOO_LONG else ""
+
+
+def begin_worker() -> None:
+    """What a process of the pool does first: Ctrl-C is for the one that hands out the blocks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin()
 
 
 def begin() -> None:
@@ -203,19 +210,23 @@ class Run:
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number = running.pop(future)
-                    self._take(number, future.result())
+                    block = future.result()
+                    self.take(running.pop(future), block)
                 self._state.seconds = before + time.monotonic() - begin
                 if time.monotonic() - last >= every:
                     last = time.monotonic()
                     self._state.save()
                     print(progress(self._state), flush=True)
+        except BrokenExecutor:
+            self.findings += 1
+            print(f"FOUND: the interpreter died in one of the blocks {sorted(running.values())}")
         finally:
             self._state.save()
             for future in running:
                 future.cancel()
 
-    def _take(self, number: int, block: Block) -> None:
+    def take(self, number: int, block: Block) -> None:
+        """Count a block that was done; keep and print what it found."""
         self._state.add(number, block)
         for found in block.found:
             self.findings += 1
