@@ -6,6 +6,11 @@
 Every client always has a request in flight. A request without its answer is excused when the child that held its
 connection was killed in that moment; any other is a loss. Prints the counts and how long each kind of event took.
 About three minutes. Exit status: 0 nothing was lost, 1 something was (each is printed), or the daemon misbehaved.
+
+.venv/bin/python benchmarks/soak.py --minutes 30 [--rate 1] [--seed 1]
+
+The long one instead: a mixed load of clients that mean well or harm, on three daemons, at a bounded rate, and in its
+second half faults of many kinds. See soak/mixed.py and docs/operations.md.
 """
 
 # ruff: noqa: INP001 - a script and not a module of a package: `soak` beside it is the package
@@ -21,8 +26,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from soak.daemon import Daemon, Gone
+from soak.daemon import Daemon, Gone, plain
 from soak.load import Failure, Load
+from soak.mixed import mixed
 
 # A client hears of its child's end within this time, in seconds, on a busy machine too.
 _HEARD = 1.0
@@ -47,9 +53,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--imports", type=float, default=0.2, help="seconds that the app's import takes (%(default)s)"
     )
+    parser.add_argument("--minutes", type=float, default=0, help="the mixed load, for so long, instead")
+    parser.add_argument("--rate", type=float, default=1, help="of the mixed load: how much more than usual")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with all that cleans up
     with tempfile.TemporaryDirectory() as folder:
-        return soak(Path(folder), options)
+        return (mixed if options.minutes else soak)(Path(folder), options)
 
 
 def soak(folder: Path, options: argparse.Namespace) -> int:
@@ -57,7 +66,7 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     events = ["reload"] * options.reloads + ["upgrade"] * options.upgrades + ["kill"] * options.kills
     chance = random.Random(options.seed)
     chance.shuffle(events)
-    daemon = Daemon(folder, processes=options.processes, imports=options.imports)
+    daemon = plain(folder, processes=options.processes, imports=options.imports)
     load = Load(daemon.port, options.clients)
     load.start()
     killed: dict[int, float] = {}

@@ -1,17 +1,20 @@
-"""The daemon under load: started as a user would, followed by its log, to which the master of an upgrade writes on."""
+"""A daemon under load: started as a user would, followed by its log, to which the master of an upgrade writes on."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 _PATIENCE = 60.0
 _APP = """\
@@ -41,33 +44,49 @@ class Gone(Exception):
     """The daemon did not do, or say, what it should have."""
 
 
-class Daemon:
-    """One daemon in `folder`. `port` is where it serves. Used by one thread; a second one reads the log."""
+def plain(folder: Path, *, processes: int, imports: float) -> Daemon:
+    """One that answers with the number of the child, and takes so long to import."""
+    (folder / "soak_app.py").write_text(_APP.format(imports=imports))
+    return Daemon(folder, _CONFIG.format(processes=processes))
 
-    def __init__(self, folder: Path, *, processes: int, imports: float) -> None:
-        (folder / "soak_app.py").write_text(_APP.format(imports=imports))
-        (folder / "server.yaml").write_text(_CONFIG.format(processes=processes))
+
+class Daemon:
+    """One daemon in `folder`, with a configuration that names `soak.pid` as its pidfile. `port` is where it serves.
+
+    Used by one thread; a second one reads the log, except while `reads` is not set.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        (folder / "server.yaml").write_text(config)
+        self.folder = folder
+        self.reads = threading.Event()
+        self.reads.set()
+        self.lines: list[tuple[float, str]] = []  # without those of the access log
+        self.accesses = 0
         self._pidfile = folder / "soak.pid"
-        self._log = folder / "soak.log"
-        self._lines: queue.SimpleQueue[tuple[float, str]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[float, str]] = queue.SimpleQueue()
         reading, writing = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "serverd", "-c", str(folder / "server.yaml")],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=writing,
             stderr=writing,
         )
         os.close(writing)
         self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._reader.start()
-        self.port = int(self.wait(r"listening on http://127\.0\.0\.1:(\d+)")[0])
+        self.port = int(self.wait(r"listening on https?://127\.0\.0\.1:(\d+)")[0])
         self.wait(r"generation 1 ready")
 
     def _read(self, fd: int) -> None:
-        with os.fdopen(fd, encoding="utf-8", errors="replace") as pipe, self._log.open("w") as log:
+        with os.fdopen(fd, encoding="utf-8", errors="replace") as pipe:
             for line in pipe:
-                log.write(line)
-                self._lines.put((time.monotonic(), line))
+                self.reads.wait()
+                if '"serverd.access","client"' in line:
+                    self.accesses += 1
+                else:
+                    self.lines.append((time.monotonic(), line))
+                    self._news.put(self.lines[-1])
 
     def wait(self, pattern: str) -> tuple[str, float]:
         """The first group of the next line that matches (the whole match if it has none), and when it came."""
@@ -75,7 +94,7 @@ class Daemon:
         seen: list[str] = []
         while True:
             try:
-                at, line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+                at, line = self._news.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise Gone(
                     f"no line {pattern!r} within {_PATIENCE:g} s; the last ones: {''.join(seen[-5:])}"
@@ -85,12 +104,16 @@ class Daemon:
             if found is not None:
                 return found[1] if found.groups() else found[0], at
 
+    def forget(self) -> None:
+        """`wait` is for what comes from here on."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._news.get_nowait()
+
     def problems(self) -> list[str]:
         """The lines of the log that no operator should have to read after this: tracebacks, and masters that fail."""
         return [
-            line
-            for line in self._log.read_text().splitlines()
-            if "Traceback" in line or "master has failed" in line
+            line.rstrip("\n") for _, line in self.lines if "Traceback" in line or "master has failed" in line
         ]
 
     @property
@@ -104,8 +127,32 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """The children of the master that serve or boot."""
-        tasks = Path(f"/proc/{self.master}/task/{self.master}/children").read_text().split()
-        return [int(pid) for pid in tasks if b"worker" in _title(int(pid))]
+        return [pid for pid, role in self.children() if role == "worker"]
+
+    def children(self) -> list[tuple[int, str]]:
+        """Those of the master, each as "worker" or "admin"; nothing while it changes."""
+        try:
+            tasks = Path(f"/proc/{self.master}/task/{self.master}/children").read_text().split()
+        except OSError, ValueError:
+            return []
+        titles = [(int(pid), _title(int(pid))) for pid in tasks]
+        roles = {b"worker": "worker", b"admin": "admin"}
+        return [(pid, roles[word]) for pid, title in titles for word in roles if b": " + word in title]
+
+    def ask(self, do: str, **fields: object) -> dict[str, Any]:
+        """The last line of what the control socket answers. Raises Gone, OSError."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(str(self.folder / "server.control"))
+            sock.sendall(json.dumps({"v": 1, "do": do, **fields}).encode() + b"\n")
+            with sock.makefile("rb") as lines:
+                for line in lines:
+                    answer: dict[str, Any] = json.loads(line)
+                    if "ok" in answer:
+                        if not answer["ok"]:
+                            raise Gone(f"{do}: {answer.get('error')}")
+                        return answer
+        raise Gone(f"{do}: no answer")
 
     def stop(self) -> None:
         """SIGTERM, and wait for the end of the log: of all processes that had it."""
@@ -117,6 +164,7 @@ class Daemon:
 
     def kill(self) -> None:
         """Leave nobody behind, whatever has happened. Children end with their master."""
+        self.reads.set()
         with contextlib.suppress(OSError, ValueError):
             os.kill(self.master, signal.SIGKILL)
         with contextlib.suppress(OSError):
