@@ -157,7 +157,7 @@ class ListOf[T](Kind[tuple[T, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Variables(Kind[Mapping[str, str]]):
-    """Environment variables: names and texts."""
+    """Environment variables: names and texts. A value may be a secret: no message quotes one."""
 
     value: Text = field(default=Text(what="text", pattern=r"[^\x00]*"))
 
@@ -178,6 +178,8 @@ class Variables(Kind[Mapping[str, str]]):
             try:
                 if not name or "=" in name or "\0" in name:
                     raise BadValue("expected the name of an environment variable, without =")
+                if isinstance(part, str) and "\0" in part:
+                    raise BadValue("expected text without a NUL")
                 found[name] = self.value.read("" if part is None else part)
             except BadValue as error:
                 bad.append(BadValue(str(error), (name,)))

@@ -8,6 +8,8 @@ it, before anybody knows where the value stood; it never leaves this package.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .escaping import escape_text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -30,7 +32,7 @@ class Problem:
             place += f":{self.line}"
             if self.column is not None:
                 place += f":{self.column}"
-        return ": ".join(part for part in (place, self.key, self.message) if part)
+        return escape_text(": ".join(part for part in (place, self.key, self.message) if part))
 
 
 class ConfigError(Exception):

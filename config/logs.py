@@ -20,7 +20,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, override
 
+from .escaping import escape_text
 from .model import LogFormat, LoggingConfig
+
+__all__ = [
+    "WHOLE",
+    "LineHandler",
+    "escape_text",
+    "in_pieces",
+    "resolve_format",
+    "rfc3339",
+    "setup_logging",
+    "shorten",
+    "write_all",
+]
 
 type ResolvedFormat = Literal["color", "text", "json"]
 
@@ -39,27 +52,6 @@ _MOST_LINE: Final = WHOLE - 256
 _MOST_RECORD: Final = 40_000
 _MOST_JSON: Final = 48_000
 _MOST_NAME: Final = 80  # characters of the name of a logger, or of a level
-_SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def escape_text(text: str) -> str:
-    """`text` without anything that a terminal or a log reader would act on.
-
-    Newlines, ESC and other control characters, line separators, direction marks and lone surrogates become `\\n`,
-    `\\x1b`, `\\u202e`; printable text of every script stays. A backslash stays too: the result is for reading.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if char in _SHORT_ESCAPES:
-        return _SHORT_ESCAPES[char]
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def shorten(text: str, most: int) -> str:

@@ -59,7 +59,7 @@ def _places(name: str, options: argparse.Namespace) -> list[Path] | str:
 def _status(places: list[Path], options: argparse.Namespace) -> int:
     status = remote.ask_once(places, "status")["status"]
     if options.json:
-        _print(json.dumps(status, indent=2))
+        _print(json.dumps(status, indent=2).replace("\x7f", "\\u007f"))
     else:
         _print("\n".join(status_view.lines(status)))
     return 0
@@ -92,7 +92,7 @@ def _scale(places: list[Path], options: argparse.Namespace) -> int:
     text = options.number
     fields = {"by": int(text)} if text[0] in "+-" else {"to": int(text)}
     wanted = remote.ask_once(places, "scale", **fields)["wanted"]
-    _print(f"{wanted} {'child' if wanted == 1 else 'children'} wanted")
+    _print(escape_text(f"{wanted} {'child' if wanted == 1 else 'children'} wanted"))
     return 0
 
 
@@ -112,7 +112,7 @@ def _stacks(places: list[Path], options: argparse.Namespace) -> int:
             if answer.get("event") == "stack":
                 texts.setdefault(f"{answer['child']} (pid {answer['pid']})", []).append(answer["text"])
     for who in sorted(texts):
-        _print(f"=== {who} ===")
+        _print(f"=== {escape_text(who)} ===")
         for text in texts[who]:
             _print("\n".join(map(escape_text, text.splitlines())))
         _print("")

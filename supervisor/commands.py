@@ -8,6 +8,8 @@ file unless it is told to.
 
 import json
 import pickle
+import re
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from tempfile import TemporaryFile
 from typing import Any, Final
 
 from ..config import ConfigError, ServerConfig, load
+from ..config.escaping import escape_lines
 from ..config.units import format_duration
 
 CLEAN: Final = 0
@@ -25,12 +28,15 @@ APP_NOT_LOADED: Final = 4
 DEFAULT_APP: Final = "main:app"  # what init writes when it is not told
 _STANDARD_ERROR: Final = 2  # the descriptor: what imported modules print must not get into our output
 _INTERFACES: Final = {"asgi": "an ASGI application", "wsgi": "a WSGI application", "sync": "a SyncApp"}
+# What secrets are called, and how short none is.
+_SECRET: Final = re.compile("secret|passw|token|credential|private|api_?key|access_?key", re.IGNORECASE)
+_LEAST_SECRET: Final = 4
 _HIDDEN: Final = "(hidden: --show-env)"
 
 
 def say(message: str) -> None:
-    """One line for the person, on standard error."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201 - a command speaks to a person, not to a log
+    """For the person, on standard error; what an application says cannot do anything to the terminal."""
+    print(escape_lines(message), file=sys.stderr, flush=True)  # noqa: T201 - a command speaks to a person, not to a log
 
 
 def check(config: ServerConfig, *, show_env: bool) -> int:
@@ -46,6 +52,8 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
 
         for line in warnings(config.tls):
             say(f"serverd check: {line}")
+    for line in exposed(config):
+        say(f"serverd check: {line}")
     found = probe(config)
     shown = config if show_env else replace(config, env=dict.fromkeys(config.env, _HIDDEN))
     if "error" in found:
@@ -66,6 +74,25 @@ def check(config: ServerConfig, *, show_env: bool) -> int:
     if "error" in found:  # last, where a person looks first
         say(f"serverd check: {found['error']}")
     return status
+
+
+def exposed(config: ServerConfig) -> list[str]:
+    """A hint for each secret in `env` that stands in a file which every user of the machine may read."""
+    try:
+        if config.source is None or not config.source.stat().st_mode & stat.S_IROTH:
+            return []
+        text = config.source.read_text(errors="replace")
+    except OSError:  # it is gone since it was read
+        return []
+    named = [
+        name for name, value in config.env.items() if _SECRET.search(name) and len(value) >= _LEAST_SECRET
+    ]
+    where = f"{config.source.name}, which every user of this machine may read: chmod o-r {config.source}"
+    return [
+        f"env.{name} stands in {where}, or write ${{{name}}} there and set it outside"
+        for name in named
+        if config.env[name] in text
+    ]
 
 
 def probe(config: ServerConfig) -> dict[str, Any]:

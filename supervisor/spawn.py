@@ -209,8 +209,8 @@ def live(body: Callable[[], int], prepare: Callable[[], None] | None = None) -> 
         status = body()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException:  # noqa: BLE001 - the last place where it can be told
-        traceback.print_exc()
+    except BaseException:  # the last place where it can be told
+        logger.critical("a process of serverd's ends by a mistake", exc_info=True)
     finally:
         flush()
         os._exit(status)

@@ -216,7 +216,9 @@ def test_an_interrupt_before_there_is_a_master_is_quiet(
 
 
 def test_check_says_what_it_found_and_prints_yaml_that_loads() -> None:
-    Path("server.yaml").write_text("app: main:app\nenv: {SECRET: hunter2}\nworkers: {threads: 3}\n")
+    file = Path("server.yaml")
+    file.write_text("app: main:app\nenv: {SECRET: hunter2}\nworkers: {threads: 3}\n")
+    file.chmod(0o640)
     done = serverd_command("check", "--processes", "2")
     assert (done.returncode, done.stderr) == (0, "the application talks while it is imported\n")
     first = done.stdout.splitlines()[0]
@@ -225,6 +227,43 @@ def test_check_says_what_it_found_and_prints_yaml_that_loads() -> None:
     Path("again.yaml").write_text(done.stdout)
     config = load("again.yaml", environ={})
     assert (config.workers.threads, config.workers.processes, config.app_dir) == (3, 2, Path.cwd())
+
+
+def test_check_hints_at_secrets_that_everybody_may_read(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("server.yaml")
+    file.write_text("app: main:app\nenv: {DB_PASSWORD: hunter2, API_KEY: '${GIVEN}', PLAIN: hunter3}\n")
+    file.chmod(0o644)
+    monkeypatch.setenv("GIVEN", "hunter4")
+    assert cli.main(["check"]) == 0
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "serverd check" in line]
+    assert line.startswith(
+        "serverd check: env.DB_PASSWORD stands in server.yaml, which every user of this machine"
+    )
+    assert "hunter" not in line
+    file.chmod(0o640)
+    assert cli.main(["check"]) == 0
+    assert "serverd check" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ('env: {TOKEN: "hunter2\\0"}', "hunter2"),
+        ("env: {TOKEN: [hunter2]}", "hunter2"),
+        ("env: {TOKEN: {hunter2: 1}}", "hunter2"),
+        ('"evil\\e[2J\\nkey": 1', "\x1b"),
+    ],
+)
+def test_no_problem_shows_a_value_of_env_or_acts_on_a_terminal(
+    text: str, secret: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("server.yaml").write_text(f"app: main:app\n{text}\n")
+    assert cli.main(["check"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert secret not in said
 
 
 def test_check_shows_the_environment_on_request(capfd: pytest.CaptureFixture[str]) -> None:
