@@ -20,6 +20,7 @@ import struct
 import threading
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .file_range import STEP, FileRange
@@ -194,6 +195,13 @@ class Connection(socket.socket):
         Raises FileShrank, OSError.
         """
         if self.later is None:
+    def transmit_all(self, pieces: Iterable[bytes]) -> bool:
+        """As ``transmit``, for pieces that are large and are not copied."""
+        if self.later is None:
+            self.later = deque()
+        self.later.extend(pieces)
+        return False if self.out is not None else self._send_later()
+
             self.later = deque()
         self.later.append(file)
         if tail:
@@ -311,10 +319,14 @@ class Connection(socket.socket):
         super().close()
 
     def is_ready(self) -> bool:
-        """Whether what its phase waits for is there."""
+        """Whether what its phase waits for is there: room for an answer, where the next request is here already."""
+        sends = self.phase == Phase.WRITING or (self.phase == Phase.IDLE and self.inbox)
         poll = select.poll()
-        poll.register(self.fd, select.POLLOUT if self.phase == Phase.WRITING else select.POLLIN)
-        return bool(poll.poll(0))
+        poll.register(self.fd, select.POLLOUT if sends else select.POLLIN)
+        try:
+            return bool(poll.poll(0))
+        except OSError:  # no memory: nobody is closed for what cannot be known
+            return True
 
     def has_data(self) -> bool:
         """Whether bytes of the client wait in the kernel."""

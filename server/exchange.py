@@ -20,6 +20,7 @@ from .file_range import SMALL, FileRange, FileShrank
 from .host import Host
 from .http.events import RequestReceived
 from .http.response import Around, ResponseError, ResponseFramer, encode_head
+from .large_body import LARGE, begin_pieces, body_pieces
 from .lifecycle import ClientDisconnected, RequestStarted, ResponseCompleted
 from .slots import REQUEST
 
@@ -115,7 +116,7 @@ class Exchange:
         date = heads.tick()
         key: object = None
         known = None
-        if not more and type(headers) is list:
+        if not more and len(body) <= LARGE and type(headers) is list:
             key = (status, request.method, request.version, keep_alive, len(body), *headers)
             try:
                 known = heads.get(key)
@@ -123,19 +124,22 @@ class Exchange:
                 key = None
         if known is not None:
             head, keep_alive = known
-            data = head + body
+            pieces = [head + body]
         else:
             framer = ResponseFramer(request.method, request.version, keep_alive)
-            data = framer.start(status, headers, date, body, more, trailers)
+            pieces = begin_pieces(framer, status, headers, date, body, more, trailers)
             keep_alive = framer.keep_alive
             if more:
                 self._more_follows(framer)
             elif key is not None:
-                heads.keep(key, data, body, keep_alive)
+                heads.keep(key, pieces[0], body, keep_alive)
         self.status = status
         self.body_bytes = len(body)
         try:
-            conn.transmit(data)
+            if len(pieces) == 1:
+                conn.transmit(pieces[0])
+            else:
+                conn.transmit_all(pieces)
         except OSError as exc:
             self.cut()
             raise ClientGone(*exc.args) from exc
@@ -147,11 +151,13 @@ class Exchange:
         framer = _begun(self.framer)
         if type(body) is not bytes:
             body = _as_bytes(body)
-        data = framer.body(body, more)
+        pieces = body_pieces(framer, body, more)
         self.body_bytes += len(body)
         try:
-            if data:
-                self.conn.transmit(data)
+            if len(pieces) > 1:
+                self.conn.transmit_all(pieces)
+            elif pieces:
+                self.conn.transmit(pieces[0])
         except OSError as exc:
             self.cut()
             raise ClientGone(*exc.args) from exc

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..config import LimitsConfig, ProxyConfig
 from .connection import PROGRESS, SINCE, Connection, Phase
-from .http import parse_request
+from .http import adds_nothing, parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
 from .memo import Complete, RequestMemo
@@ -64,7 +64,7 @@ class RequestReader:
         self._proxies = Proxies(proxy or ProxyConfig())
         self._route = route
 
-    def read(self, conn: Connection) -> Complete | None:
+    def read(self, conn: Connection) -> Complete | None:  # noqa: C901 - a call more would be paid by every request
         """The next request, or None: then ``conn.phase`` says what the connection waits for, and its SINCE is 0
         when that wait has just begun.
 
@@ -83,6 +83,9 @@ class RequestReader:
             inbox = inbox + data if inbox else data
         known = self._known.get(inbox)
         if known is not None:
+            if inbox and adds_nothing(inbox, data, self._limits):
+                conn.inbox = inbox + data
+                return None
             conn.inbox = b""
             return known
         if inbox in self._claiming:

@@ -25,7 +25,7 @@ from .http.events import ProtocolError
 from .tls_names import distinguished_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 logger = logging.getLogger("serverd.worker")
 
@@ -43,6 +43,7 @@ _UNREAD: Final = 64 * 1024
 _FLIGHT: Final = 16 * 1024
 
 _HANDSHAKE_RECORD: Final = 0x16  # RFC 8446 5.1
+_RECORD_BEGIN: Final = b"\x16\x03"
 _PLAIN: Final = "this port speaks HTTPS: use https:// in the address"
 
 _receive = socket.socket.recv
@@ -102,7 +103,7 @@ class TlsConnection(Connection):
         super().__init__(number, family, fd, peer, local, now)
         self.phase = Phase.HANDSHAKE
         self._source = source
-        self._tls: ssl.SSLObject | None = None  # from the first bytes on, if they are not plain HTTP
+        self._tls: ssl.SSLObject | None = None  # from the first record on; until then it is in `inbox`
         self._agreed = False  # the handshake is done
         self._partial = False  # bytes of the client are with OpenSSL, and are no plaintext yet
         self._extension: dict[str, Any] | None = None
@@ -125,6 +126,12 @@ class TlsConnection(Connection):
             if not data:
                 raise EOFError
             if self._tls is None:
+                # OpenSSL takes 46 KiB for a handshake from its first byte on, this takes what has come.
+                data = self.inbox + data
+                if _is_part_of_a_record(data):
+                    self.inbox = data
+                    return False
+                self.inbox = b""
                 self._begin(data[0])
             self._incoming.write(data)
             if not self._step():
@@ -237,12 +244,15 @@ class TlsConnection(Connection):
             self.later.extend(_pieces(data))
             return False
         if len(data) > PIECE:
-            self.later = deque(_pieces(data))
-            return self._send_later()
+            return self.transmit_all([data])
         done = self._write(data)
         while done < len(data):  # one record each
             done += self._write(memoryview(data)[done:])
         return super().transmit(self._outgoing.read())
+
+    def transmit_all(self, pieces: Iterable[bytes]) -> bool:
+        """As the base's, in pieces that are encrypted at once."""
+        return super().transmit_all(part for piece in pieces for part in _pieces(piece))
 
     def has_data(self) -> bool:
         """Whether the client has sent something that is not a request yet."""
@@ -313,6 +323,14 @@ class TlsConnection(Connection):
             "tls_version": _VERSIONS.get(tls.version() or ""),
             "cipher_suite": None if cipher is None else self._served.suites().get(cipher[0]),
         }
+
+
+def _is_part_of_a_record(data: bytes) -> bool:
+    """Whether ``data`` may become a record of a handshake (RFC 8446 5.1: type, 3, 3, length), and is none."""
+    if len(data) < 5:
+        return data[0] == _HANDSHAKE_RECORD
+    length = int.from_bytes(data[3:5])
+    return data[:2] == _RECORD_BEGIN and len(data) < 5 + length <= 5 + RECORD
 
 
 def _pieces(data: bytes) -> list[bytes]:

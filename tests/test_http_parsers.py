@@ -17,6 +17,7 @@ from serverd.server.http import (
     HeadLimits,
     ProtocolError,
     RequestReceived,
+    adds_nothing,
     general,
     names,
     parse_request,
@@ -171,6 +172,28 @@ def test_cuts_do_not_matter(
 
 
 @settings(max_examples=500)
+@given(heads(), st.integers(1, 4), st.sampled_from([BIG, SMALL, HeadLimits(40, 60, 3)]))
+def test_what_adds_nothing_is_not_missed(data: bytes, step: int, limits: HeadLimits) -> None:
+    """A reader that does not look while ``adds_nothing`` hears the same at the same byte."""
+    for end in range(step, len(data) + step, step):
+        before = data[: end - step]
+        if before and adds_nothing(before, data[end - step : end], limits):
+            assert parsed(data[:end], limits, force_general=False) is None
+        if parsed(data[:end], limits, force_general=False) is not None:
+            break
+
+
+def test_a_line_that_goes_on_adds_nothing() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nX: "
+    assert adds_nothing(head, b"a", BIG)
+    assert not any(adds_nothing(head, more, BIG) for more in (b"\r", b"\n", b"a\r\n"))
+    assert not adds_nothing(head + b"\r", b"a", BIG), "CR without LF"
+    assert not adds_nothing(b"G", b"E", BIG), "an empty line may be before it"
+    assert not adds_nothing(b"\r\n", b"G", BIG), "its first byte was not seen"
+    assert not adds_nothing(b"GET /aa", b"a", HeadLimits(7, 100, 3)), "the line becomes too long"
+    assert not adds_nothing(head, b"a" * 60, HeadLimits(50, 80, 3)), "the head becomes too large"
+
+
 @given(st.binary(max_size=300))
 def test_garbage_raises_nothing_but_protocol_errors(data: bytes) -> None:
     whole = play([data], BIG, force_general=False)

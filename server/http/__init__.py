@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from . import general
 from .events import HeadLimits, ProtocolError, RequestReceived
+from .general import adds_nothing
 from .strict import parse_head
 
-__all__ = ["HeadLimits", "ProtocolError", "RequestReceived", "parse_request"]
+__all__ = ["HeadLimits", "ProtocolError", "RequestReceived", "adds_nothing", "parse_request"]
 
 
 def parse_request(
@@ -21,7 +22,8 @@ def parse_request(
     """The request head at the beginning of ``buffer``; None if more bytes are needed.
 
     Call it again with all bytes so far when more came; what it says does not depend on how they were cut. An
-    incomplete head costs some microseconds and a scan of it each time, so call it once for each receive.
+    incomplete head costs some microseconds and a scan of it each time, so call it once for each receive, and ask
+    ``adds_nothing`` first.
     force_general: leave the strict parser out (tests, and doubt). Raises ProtocolError: answer its status and close.
     """
     if not force_general:

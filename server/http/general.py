@@ -59,6 +59,23 @@ def parse_head(buffer: bytes, limits: HeadLimits) -> RequestReceived | None:
     return request
 
 
+def adds_nothing(buffer: bytes, data: bytes, limits: HeadLimits) -> bool:
+    """Whether ``parse_head`` would still say None if ``data`` came behind ``buffer``, of which it has said so.
+
+    True only where that is cheap to see: no line ends in ``data``, and nothing becomes too long. A client that sends a
+    head byte by byte would else have all of it looked through for each of its 32,768 bytes.
+    """
+    size = len(buffer) + len(data)
+    return (
+        size < limits.head
+        and len(buffer) > 2  # an empty line before the request, and its first byte, have been seen
+        and b"\r" not in data
+        and b"\n" not in data
+        and buffer[-1] != 0x0D
+        and (size <= limits.line or buffer.find(b"\n", 2) > 0)
+    )
+
+
 def _no_request(first: int) -> ProtocolError:
     if first == 0x16:  # the record type of a TLS handshake
         return ProtocolError(400, "this looks like TLS; this port speaks plain HTTP")

@@ -13,7 +13,7 @@ import asyncio
 from time import monotonic
 from typing import Any, Final
 
-from ..connection import Connection
+from ..connection import PROGRESS, Connection
 from ..host import Host
 from ..http.events import RequestReceived
 from ..paced import HIGH_WATER, PacedExchange, resolve
@@ -38,7 +38,17 @@ class Inbound(PacedExchange):
     """See the module. ``outcome``: code and reason for ``websocket.disconnect``, once they are known."""
 
     kind = WEBSOCKET
-    __slots__ = ("_connected", "_reading", "_receivers", "beats", "ending", "outcome", "session", "state")
+    __slots__ = (
+        "_connected",
+        "_reading",
+        "_receivers",
+        "_unheard",
+        "beats",
+        "ending",
+        "outcome",
+        "session",
+        "state",
+    )
 
     def __init__(self, worker: Host, conn: Connection, request: RequestReceived, body: bytes) -> None:
         super().__init__(worker, conn, request, body)
@@ -49,6 +59,7 @@ class Inbound(PacedExchange):
         self.beats: KeepAlive | None = None
         self._connected = False  # websocket.connect was given out
         self._reading = False
+        self._unheard = 0  # bytes since the last whole frame
         self._receivers: list[asyncio.Future[None]] = []
 
     async def receive(self) -> Message:
@@ -148,9 +159,13 @@ class Inbound(PacedExchange):
         if not data:
             self.broken()
         elif self.session is not None:
-            if self.beats is not None:
-                self.beats.heard = monotonic()
+            frames = self.session.frames
             self.feed(data)
+            # A frame that comes byte by byte is no sign of life: it would be kept, with all of its bytes, for ever.
+            self._unheard += len(data)
+            if self.beats is not None and (self.session.frames != frames or self._unheard >= PROGRESS):
+                self.beats.heard = monotonic()
+                self._unheard = 0
         else:
             conn.inbox += data
             if len(conn.inbox) >= _AHEAD:

@@ -54,6 +54,7 @@ class Session:
         "_plain",
         "_protocol",
         "failed",
+        "frames",
         "messages",
         "waiting",
     )
@@ -68,6 +69,7 @@ class Session:
         self.failed = False
         self._last = b""  # the close frame of a failed connection, until the application has what came before
         self._missing = 0  # bytes of a frame whose beginning the library has
+        self.frames = 0  # grows with each frame that has come whole, perhaps by one for several
         self._parts: bytearray | None = None  # of a message whose last fragment has not come
         self._decoder: codecs.IncrementalDecoder | None = None  # for its text; None if it is binary
         self.messages: deque[Message] = deque()
@@ -125,6 +127,8 @@ class Session:
     def _read_plain(self, data: bytes, at: int) -> int:
         found: list[Message] = []
         at = read_messages(data, at, self._limit, found)
+        if found:
+            self.frames += 1
         self.messages += found
         # Characters, not bytes: as good a measure of what waits, and it needs no second look at each.
         self.waiting += sum(map(len, found))
@@ -142,6 +146,8 @@ class Session:
             # answer 1002.
             protocol.current_size = self._parts = None
         self._missing = size - len(piece)
+        if not self._missing:
+            self.frames += 1
         protocol.receive_data(piece)
         try:
             for frame in protocol.events_received():
