@@ -189,12 +189,6 @@ class Connection(socket.socket):
         self.out = memoryview(data)[sent:]
         return False
 
-    def transmit_file(self, file: FileRange, tail: bytes = b"") -> bool:
-        """As ``transmit``, for ``file`` and then ``tail``. The file is closed here, whatever becomes of it.
-
-        Raises FileShrank, OSError.
-        """
-        if self.later is None:
     def transmit_all(self, pieces: Iterable[bytes]) -> bool:
         """As ``transmit``, for pieces that are large and are not copied."""
         if self.later is None:
@@ -202,6 +196,12 @@ class Connection(socket.socket):
         self.later.extend(pieces)
         return False if self.out is not None else self._send_later()
 
+    def transmit_file(self, file: FileRange, tail: bytes = b"") -> bool:
+        """As ``transmit``, for ``file`` and then ``tail``. The file is closed here, whatever becomes of it.
+
+        Raises FileShrank, OSError.
+        """
+        if self.later is None:
             self.later = deque()
         self.later.append(file)
         if tail:

@@ -80,12 +80,12 @@ class RequestReader:
                 return None
             if not data:
                 raise EOFError
-            inbox = inbox + data if inbox else data
-        known = self._known.get(inbox)
-        if known is not None:
             if inbox and adds_nothing(inbox, data, self._limits):
                 conn.inbox = inbox + data
                 return None
+            inbox = inbox + data if inbox else data
+        known = self._known.get(inbox)
+        if known is not None:
             conn.inbox = b""
             return known
         if inbox in self._claiming:

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serverd.worker")
 
-
-class Serving:
 # A client that has sent many requests at once has so many of them answered that begin within this time, in seconds, and
 # then waits for its turn as others do: one packet holds 1,000 requests, 400 of which are read at a time.
 TURN: Final = 0.001
 
+
+class Serving:
     """See the module. ``loop``, ``context`` and ``watcher`` are set by the subclass before anything is served.
 
     ``context`` is the thread's own, of no request: whatever goes on to serve in a callback that a request has
@@ -122,10 +122,10 @@ TURN: Final = 0.001
         if conn.phase >= Phase.WRITING and not self._resume(conn):
             return False
         exchange: Exchange | None = None
+        until = 0.0
         while True:
             try:
                 request, body = self._recv_request_fast(conn)
-        until = 0.0
             except ProtocolError as exc:
                 self._send_error(conn, exc.status, exc.message)
                 return False
@@ -146,15 +146,15 @@ TURN: Final = 0.001
             if not exchange.owns:
                 return not exchange.done
             exchange.owns = False
-
-    def _resume(self, conn: Connection) -> bool:
-        """Go on in a phase in which there is no request. True when one may be read now."""
             now = monotonic()
             if not until:
                 until = now + TURN
             elif now > until:
                 self.queue.park(conn, at_once=True)
                 return False
+
+    def _resume(self, conn: Connection) -> bool:
+        """Go on in a phase in which there is no request. True when one may be read now."""
         if conn.phase == Phase.WRITING:
             return self._write_on(conn)
         if conn.phase == Phase.HANDSHAKE:
