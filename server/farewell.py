@@ -29,16 +29,19 @@ class Refuser:
         self._log = log
         self._slot = slot or nowhere()
 
-    def refuse(self, conn: Connection, status: int, message: str) -> None:
-        """Answer ``status`` with one line of plain text, and close once the client could read it."""
+    def refuse(self, conn: Connection, status: int, message: str, *, silent: bool = False) -> None:
+        """Answer ``status`` with one line of plain text, and close once the client could read it.
+
+        silent: HEAD was asked for, which has no such line (RFC 9110 9.3.2).
+        """
+        silent = silent or (conn.request is not None and conn.request.method == "HEAD")
         self._slot.end_other(status, len(message) + 1)
         if self._log is not None:
             now = time.monotonic()
             self._log.add(conn.peer, UNREADABLE, status, len(message) + 1, now, now)
         try:
-            sent = conn.transmit(
-                error_response(status, message, date=formatdate(time.time(), usegmt=True).encode())
-            )
+            date = formatdate(time.time(), usegmt=True).encode()
+            sent = conn.transmit(error_response(status, message, date=date, silent=silent))
         except OSError:
             sent = False
         if sent:
@@ -49,9 +52,12 @@ class Refuser:
     def expired(self, conn: Connection) -> None:
         """The deadline of a parked connection has passed, and the caller now owns it."""
         phase = conn.phase
-        if phase == Phase.BODY or (phase == Phase.HEAD and conn.inbox):
+        inbox = conn.inbox
+        # An empty line alone is no request (RFC 9112 2.2): a 408 would be taken for the answer to the next one.
+        if phase == Phase.BODY or (phase == Phase.HEAD and inbox not in (b"", b"\r", b"\r\n")):
             part = "body" if phase == Phase.BODY else "head"
-            self.refuse(conn, 408, f"the request's {part} did not arrive in time")
+            silent = inbox.startswith((b"HEAD ", b"\r\nHEAD "))
+            self.refuse(conn, 408, f"the request's {part} did not arrive in time", silent=silent)
         else:
             if phase in (Phase.IDLE, Phase.HEAD):
                 conn.goodbye()
@@ -74,7 +80,7 @@ def dismiss(queue: ConnectionQueue, conn: Connection, keep_alive: bool) -> bool:
         if conn.inbox:
             return True
         queue.park(conn)
-    elif conn.inbox or conn.request is not None:
+    elif conn.inbox or conn.request is not None or conn.has_data():
         # Closing now would reset the connection, and the client could lose the response (RFC 9112 9.6).
         linger(queue, conn)
     else:

@@ -110,6 +110,7 @@ class RequestReader:
     def _begin_body(self, conn: Connection, request: RequestReceived, rest: bytes) -> Complete | None:
         length = request.content_length
         if self._body and length > self._body:
+            conn.request = request  # whose answer this is: that to HEAD has no body
             raise ProtocolError(413, f"the body is larger than {self._body} bytes (limits.body)")
         if not request.chunked and len(rest) >= length:
             conn.inbox = rest[length:]

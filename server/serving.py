@@ -127,7 +127,7 @@ class Serving:
             try:
                 request, body = self._recv_request_fast(conn)
             except ProtocolError as exc:
-                self._send_error(conn, exc.status, exc.message)
+                self._send_error(conn, exc)
                 return False
             if request is None:
                 self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
@@ -196,7 +196,7 @@ class Serving:
             if conn.shake_hands():
                 return True
         except ProtocolError as exc:
-            self._send_error(conn, exc.status, exc.message)
+            self._send_error(conn, exc)
             return False
         self.queue.park(conn, keep_deadline=True, at_once=conn.out is not None)
         return False
@@ -244,9 +244,9 @@ class Serving:
             pass
         return exchange
 
-    def _send_error(self, conn: Connection, status: int, message: str) -> None:
-        """Answer ``status`` with one line of plain text, and close once the client could read it."""
-        self._refuser.refuse(conn, status, message)
+    def _send_error(self, conn: Connection, fault: ProtocolError) -> None:
+        """Answer with one line of plain text, and close once the client could read it."""
+        self._refuser.refuse(conn, fault.status, fault.message, silent=fault.silent)
 
     def _cached_date_header(self) -> bytes | None:
         """The value of Date (RFC 9110 6.6.1), made at most once a second."""

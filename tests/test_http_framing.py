@@ -210,3 +210,19 @@ def test_body_framing(version: str, lengths: list[bytes], codings: list[bytes], 
     except ProtocolError as error:
         outcome = error.status
     assert outcome == expected
+
+
+@pytest.mark.parametrize("behind", [b"A", b"A\nb", b"\n", b"\nA: b\r\n", b"\r\n"])
+def test_a_trailer_section_that_is_full_takes_nothing_more_however_it_comes(behind: bytes) -> None:
+    """With no room left, a line feed in what came at once was found, and the status depended on the cuts."""
+    body = b"0\r\n" + b"A: bc\r\n" * 4
+    for pieces in ([body + behind], [bytes([byte]) for byte in body + behind], [body, behind]):
+        decoder = ChunkedDecoder(max_trailer=28)
+        with pytest.raises(ProtocolError) as caught:
+            feed(decoder, pieces)
+        assert caught.value.status == 431
+
+
+def feed(decoder: ChunkedDecoder, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        decoder.feed(piece)

@@ -131,7 +131,6 @@ def test_the_usual_response() -> None:
             True,
         ),
         ({"pieces": [b"hello"], "status": 205}, [b"content-length: 0"], b"", True),
-        ({"pieces": [b""], "status": 103}, [b"connection: close"], b"", False),
         # What an application says about the connection.
         (
             {"pieces": [b"a"], "headers": [(b"connection", b"close")]},
@@ -310,6 +309,21 @@ def test_what_an_application_may_not_send(headers: Any, message: str) -> None:
 def test_bad_status(status: Any) -> None:
     with pytest.raises(ResponseError, match="status"):
         encode_head(status, [])
+
+
+@pytest.mark.parametrize("status", [100, 101, 103, 199])
+def test_an_interim_status_ends_nothing(status: int) -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    with pytest.raises(ResponseError, match="does not end a request"):
+        framer.start(status, [], None, b"", False)
+    assert framer.start(500, [], None, b"", False).startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.parametrize("option", [b"content-length", b"Transfer-Encoding", b"connection"])
+def test_no_proxy_is_told_to_take_the_framing_away(option: bytes) -> None:
+    framer = ResponseFramer("GET", "1.1", True)
+    head = framer.start(200, [(b"connection", option + b", x-own")], None, b"a", False)
+    assert head == b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: x-own\r\n\r\na"
 
 
 @pytest.mark.parametrize("body", ["text", None, 5, ["a"]])

@@ -30,4 +30,8 @@ def parse_request(
         request = parse_head(buffer, limits)
         if isinstance(request, RequestReceived):
             return request
-    return general.parse_head(buffer, limits)
+    try:
+        return general.parse_head(buffer, limits)
+    except ProtocolError as fault:
+        fault.silent = buffer.startswith((b"HEAD ", b"\r\nHEAD "))
+        raise

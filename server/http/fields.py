@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .framing import MAX_LENGTH_DIGITS
 from .grammar import CONTROL, is_token
-from .tables import FIELDS, PLAIN
+from .tables import FIELDS, PLAIN, STATUS_LINES
 
 Pairs = Iterable[tuple[bytes, bytes]]
 
@@ -32,6 +32,25 @@ _NO_TRAILER: Final = frozenset(
 
 class ResponseError(Exception):
     """The application asked for what may not go onto the wire; the message is one line that says what and why."""
+
+
+def status_line(status: int) -> bytes:
+    """The first line of a response; there is always a reason phrase. Raises ResponseError."""
+    try:
+        return STATUS_LINES[status]
+    except KeyError, TypeError:
+        if not isinstance(status, int) or not 100 <= status <= 999:
+            raise ResponseError(f"status {status!r} is not a number from 100 to 999") from None
+    return b"HTTP/1.1 %d Unknown\r\n" % status
+
+
+def final_status_line(status: int) -> bytes:
+    """The same, for a response that ends a request: after 100 or 101 the client would wait for another, or for another
+    protocol. Raises ResponseError."""
+    line = status_line(status)
+    if status < 200:
+        raise ResponseError(f"status {status} does not end a request (RFC 9110 15.2)")
+    return line
 
 
 def encode_trailers(fields: Pairs) -> bytes:

@@ -24,15 +24,22 @@ from .fields import (
     checked,
     content_length,
     encode_trailers,
+    final_status_line,
     is_chunked,
     options_of,
+    status_line,
 )
 from .grammar import is_token
-from .tables import CODING, CONNECTION, DATE, LENGTH, STATUS_LINES, TRAILER
+from .tables import CODING, CONNECTION, DATE, LENGTH, TRAILER
 
 __all__ = ["Around", "ResponseError", "ResponseFramer", "encode_head", "error_response"]
 
 _WITHOUT_BODY: Final = (204, 205, 304)
+# The server's to say; and what every recipient needs to find the end of the response, so that no proxy takes it out
+# (RFC 9110 7.6.1: an intermediary removes the fields that Connection names).
+_NO_OPTIONS: Final = frozenset(
+    {b"close", b"keep-alive", b"content-length", b"transfer-encoding", b"connection"}
+)
 # What goes around a piece of body that is not in memory: the bytes before it, whether it is sent, the bytes behind it.
 Around = tuple[bytes, bool, bytes]
 
@@ -42,7 +49,7 @@ def encode_head(status: int, headers: Pairs, extra: bytes = b"") -> bytes:
 
     headers: (name, value) of bytes, or bytearray or memoryview. Raises ResponseError.
     """
-    parts = [_status_line(status)]
+    parts = [status_line(status)]
     for name, value in as_bytes_pairs(headers):
         if not is_token(name):
             raise ResponseError(f"the response header {name!r} has a name that is not a token")
@@ -50,10 +57,10 @@ def encode_head(status: int, headers: Pairs, extra: bytes = b"") -> bytes:
     return checked([*parts, b"\r\n"])[:-2] + extra + b"\r\n"
 
 
-def error_response(status: int, message: str, *, date: bytes | None = None) -> bytes:
+def error_response(status: int, message: str, *, date: bytes | None = None, silent: bool = False) -> bytes:
     """A complete plain-text response that ends the connection. date: value of the Date field, None without a clock.
 
-    ``message`` becomes one line of ASCII; other characters are escaped.
+    ``message`` becomes one line of ASCII; other characters are escaped. silent: the answer to HEAD, its head alone.
     """
     body = " ".join(message.split()).encode("ascii", "backslashreplace") + b"\n"
     headers = [
@@ -63,7 +70,7 @@ def error_response(status: int, message: str, *, date: bytes | None = None) -> b
     ]
     if date:
         headers.append((b"date", date))
-    return encode_head(status, headers) + body
+    return encode_head(status, headers) + (b"" if silent else body)
 
 
 class _Mode(Enum):
@@ -73,7 +80,7 @@ class _Mode(Enum):
     SIZED = "as they are, counted against content-length"
     CHUNKED = "in chunks"
     CLOSE = "as they are, until the connection closes"
-    NONE = "not at all: HEAD, 204, 205, 304, 1xx"
+    NONE = "not at all: HEAD, 204, 205, 304"
     DONE = "the response is complete"
     BROKEN = "the body did not have the length announced"
 
@@ -194,7 +201,7 @@ class ResponseFramer:
         """The head of a response whose first piece of body has ``size`` bytes; sets the mode for that piece."""
         if self._mode is not _Mode.NEW:
             raise ResponseError("the response was started twice")
-        parts = [_status_line(status)]
+        parts = [final_status_line(status)]
         special = add_fields(parts, headers)
         length, coded, keep_alive = -1, trailers, self.keep_alive
         options: list[bytes] = []
@@ -210,7 +217,7 @@ class ResponseFramer:
             elif meaning == TRAILER and trailers:
                 parts += (b"trailer", b": ", value, b"\r\n")
         mode, length = self._frame(parts, status, length, coded, size, more_body, trailers)
-        keep_alive = keep_alive and mode is not _Mode.CLOSE and status >= 200 and b"close" not in options
+        keep_alive = keep_alive and mode is not _Mode.CLOSE and b"close" not in options
         if keep_alive is not self._modern or options:
             self._add_connection(parts, keep_alive, options)
         if date:
@@ -236,7 +243,7 @@ class ResponseFramer:
 
         length: what the application announced, or -1. coded: it asked for chunks.
         """
-        if self._silent or status in _WITHOUT_BODY or status < 200:
+        if self._silent or status in _WITHOUT_BODY:
             self._frame_nothing(parts, status, length, size, more_body)
             return _Mode.NONE, -1
         if length < 0 and not more_body and not (coded and self._modern):
@@ -259,7 +266,7 @@ class ResponseFramer:
     ) -> None:
         """Add what may be said about a body that is not sent. size: of the piece that came with ``start``."""
         # RFC 9110 8.6: no Content-Length here, and RFC 9112 6.1: no Transfer-Encoding.
-        if status == 204 or status < 200:
+        if status == 204:
             return
         # RFC 9110 15.3.6: this is how 205 says that there is no content.
         if status == 205:
@@ -274,7 +281,7 @@ class ResponseFramer:
 
     def _add_connection(self, parts: list[bytes], keep_alive: bool, options: list[bytes]) -> None:
         """Add the Connection field if it says something (RFC 9112 9.3). options: what the application put there."""
-        options = [option for option in options if option not in (b"close", b"keep-alive")]
+        options = [option for option in options if option not in _NO_OPTIONS]
         if self._modern and not keep_alive:
             options.append(b"close")
         elif keep_alive and not self._modern:
@@ -338,12 +345,3 @@ def _around(mode: _Mode, size: int, more_body: bool) -> Around:
         return b"", mode is not _Mode.NONE, b""
     end = b"" if more_body else b"0\r\n\r\n"
     return (b"%x\r\n" % size, True, b"\r\n" + end) if size else (end, False, b"")
-
-
-def _status_line(status: int) -> bytes:
-    try:
-        return STATUS_LINES[status]
-    except KeyError, TypeError:
-        if not isinstance(status, int) or not 100 <= status <= 999:
-            raise ResponseError(f"status {status!r} is not a number from 100 to 999") from None
-    return b"HTTP/1.1 %d Unknown\r\n" % status

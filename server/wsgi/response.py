@@ -4,7 +4,7 @@ Promises: the head goes out with the first piece of body that is not empty, and 
 for; a list or tuple, whose pieces are all here, goes out as one body with its Content-Length; a ``FileWrapper`` goes
 through ``begin_file``; once Content-Length is reached the response is complete, whatever the iterable still does.
 Refuses: what PEP 3333 forbids (Misuse, or an exception out of ``start_response`` and ``write``, where its author sees
-it). The reason phrase may be anything: clients ignore it (RFC 9112 4), and the registered one is sent.
+it). The reason phrase may be any text: clients ignore it (RFC 9112 4), and the registered one is sent.
 
 Belongs to one request, one thread.
 """
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..exchange import ClientGone
+from ..http.grammar import CONTROL
 from .file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -181,6 +182,12 @@ def _status_code(status: object) -> int:
     """The number in "200 OK". Raises TypeError, ValueError."""
     if not isinstance(status, str):
         raise TypeError(f"the status is {type(status).__name__}, it must be a str such as '200 OK'")
+    try:
+        text = status.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"the status {status!r} has characters beyond latin-1") from None
+    if len(text.translate(None, CONTROL)) != len(text):
+        raise ValueError(f"the status {status!r} has a control byte")
     digits = status[:3]
     if len(digits) < 3 or not (digits.isascii() and digits.isdigit()) or status[3:4] not in ("", " "):
         raise ValueError(f"the status {status!r} is not three digits, a space and a reason such as '200 OK'")

@@ -58,7 +58,8 @@ def patch_reader() -> None:
             reader = copy.copy(self)
             reader._limits = heads[(number - 1) // 2]
             reader._force_general = (number - 1) % 2 == 1
-            reader._known = RequestMemo()
+            for memo in ("_known", "_claiming"):  # what is remembered was read with other limits
+                setattr(reader, memo, RequestMemo())
             _readers[self, number] = reader
         return _read(reader, conn)
 

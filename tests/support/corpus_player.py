@@ -7,7 +7,6 @@ tests/test_http_corpus.py holds that against the corpus.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 from .client import RawClient
 from .corpus import Case, Outcome, cut, play
-from .corpus_app import SEEN, STILL_OPEN, all_limits, way
+from .corpus_app import STILL_OPEN, all_limits, way
+from .exchanges import seen
 
 # Enough to keep the daemon busy while clients wait for it.
 CLIENTS: Final = 12
@@ -107,13 +107,9 @@ class Player:
                 self._expected[each.case.id] = expected(each.case)
         with ThreadPoolExecutor(CLIENTS) as pool:
             faults = list(pool.map(self._play, wanted))
-        seen = self._seen()
-        faults += [self._compare(each, seen.get(each.source, [])) for each in wanted]
+        notes = seen(self._port)
+        faults += [self._compare(each, notes.get(each.source, [])) for each in wanted]
         return [fault for fault in faults if fault]
-
-    def _seen(self) -> dict[str, list[dict[str, Any]]]:
-        with RawClient(("127.0.0.1", self._port)) as client:
-            return dict(json.loads(client.get(SEEN).body))
 
     def _play(self, each: Play) -> str:
         wanted = self._expected[each.case.id]
@@ -147,13 +143,13 @@ class Player:
             client.half_close()
         assert client.closed(), "it sent something behind its last response"
 
-    def _compare(self, each: Play, seen: list[dict[str, Any]]) -> str:
+    def _compare(self, each: Play, notes: list[dict[str, Any]]) -> str:
         wanted = self._expected[each.case.id]
         requests = wanted.outcome.requests[: wanted.served]
         should = [self._should_see(request, body) for request, body in requests]
         if self._wsgi:
-            seen = [{**note, "headers": None} for note in seen]
-        return "" if seen == should else f"{each}: the application saw {seen}, and not {should}"
+            notes = [{**note, "headers": None} for note in notes]
+        return "" if notes == should else f"{each}: the application saw {notes}, and not {should}"
 
     def _should_see(self, request: Any, body: bytes) -> dict[str, Any]:
         return {

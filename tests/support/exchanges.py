@@ -8,7 +8,7 @@ A file in tests/corpus/exchange is a YAML list of exchanges on one topic; one ha
     app       what the application does: ``echo`` (the default: it reads the body to its end, and answers 200 with its
               method and body), ``unread`` (the same, with nothing read), ``slow`` (as echo, after 50 ms)
     asgi      instead: the messages that an ASGI application sends, with text for bytes
-    wsgi      instead: {status, headers, body, streams, write} of a WSGI application; ``streams``: its body is an iterator
+    wsgi      instead: {status, headers, body, streams, write} of a WSGI application; streams: its body is an iterator
     reads     whether these read the request's body first (left out: they do)
     by        the ways it is played, of [threads, async, wsgi]; left out: those that have an application
     seen      the requests that the application saw, each a mapping of the attributes that matter (method, path, query,
@@ -19,7 +19,10 @@ The steps:
 
     send      text to send, each character one byte; ``<x*20>`` stands for twenty times x
     read      exactly these bytes come next, Date fields left out
+    answer    the same, for 200 with this body and Content-Length; ``last``: and with ``Connection: close``
+    refused   an answer of the server's own with this status, ``Connection: close`` and one line of plain text
     end       the client half-closes
+    called    the application has been called so often on this connection
     closed    the server closes, in order, and nothing more comes
     cut       the connection ends, in order or with a reset, and nothing more comes
     open      another request on the same connection is answered
@@ -27,20 +30,29 @@ The steps:
 
 from __future__ import annotations
 
+import json
 import re
 import socket
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from .client import RawClient
 from .corpus import FOLDER, to_bytes
 
 PATIENCE: Final = 10.0
 _KEYS: Final = {"title", "rfc", "talk", "app", "asgi", "wsgi", "reads", "by", "seen", "log"}
-_STEPS: Final = {"send", "read", "end", "closed", "cut", "open"}
+_STEPS: Final = {"send", "read", "end", "closed", "cut", "open", "called", "answer", "last", "refused"}
 _DATE: Final = re.compile(rb"^date: [^\r\n]+ GMT\r\n", re.MULTILINE)
+_OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%b\r\n%b"
+_REFUSED: Final = re.compile(
+    rb"HTTP/1\.1 (\d+) ([^\r\n]+)\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: (\d+)\r\n"
+    rb"(?:allow: GET\r\n)?connection: close\r\n\r\n([^\r\n]+\n)"
+)
 _STILL: Final = b"GET /-/open HTTP/1.1\r\nHost: example.com\r\n\r\n"
 _STILL_ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nopen"
 
@@ -59,7 +71,6 @@ class Play:
     wsgi: dict[str, Any] | None = None
     seen: list[dict[str, Any]] | None = None
     log: str = ""
-    said: dict[str, str] = field(default_factory=dict)
 
 
 def load_exchanges() -> list[Play]:
@@ -93,10 +104,17 @@ def _play(path: Path, raw: dict[str, Any]) -> Play:
     )
 
 
+def seen(port: int) -> dict[str, list[dict[str, Any]]]:
+    """What the application saw of every play so far, by the client's address."""
+    with RawClient(("127.0.0.1", port)) as client:
+        return dict(json.loads(client.get("/-/seen").body))
+
+
 class Talk:
     """The client's side of one exchange. ``run`` gives what was wrong, "" if nothing was."""
 
     def __init__(self, source: str, port: int) -> None:
+        self._source, self._port = source, port
         self._sock = socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._data = b""
@@ -125,6 +143,27 @@ class Talk:
 
     def _read(self, text: str) -> str:
         return self._expect(to_bytes(text))
+
+    def _answer(self, text: str) -> str:
+        return self._expect(_OK % (len(to_bytes(text)), b"", to_bytes(text)))
+
+    def _last(self, text: str) -> str:
+        return self._expect(_OK % (len(to_bytes(text)), b"connection: close\r\n", to_bytes(text)))
+
+    def _refused(self, status: int) -> str:
+        while not (found := _REFUSED.match(self._data)) and self._more():
+            pass
+        if not found or int(found[1]) != status or len(found[4]) != int(found[3]):
+            return f"wanted a refusal with {status}, came {self._data!r} {self._over}"
+        self._data = self._data[found.end() :]
+        return "" if found[2].decode() == HTTPStatus(status).phrase else f"wrong reason: {found[2]!r}"
+
+    def _called(self, times: int) -> str:
+        deadline = time.monotonic() + PATIENCE
+        while len(seen(self._port).get(self._source, [])) < times:
+            if time.monotonic() > deadline:
+                return f"it was not called {times} times"
+        return ""
 
     def _open(self, _: bool) -> str:
         self._sock.sendall(_STILL)
