@@ -11,11 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from serverd.server.http import general
+from serverd.server.http import HeadLimits, general
 from serverd.server.http.events import ProtocolError
 
+from .fuzz import pieces as p
 from .fuzz import requests
+from .fuzz.checks import examine_every_cut
 from .fuzz.run import ROOT, Block, Found, Run, State, made, run_block
 from .fuzz.targets import TARGETS
 
@@ -84,8 +88,52 @@ def test_frames_find_nothing() -> None:
     }
 
 
+def test_proxies_find_nothing() -> None:
+    block = run_block("proxies", SEED, 0, 2400)
+    assert block.found == []
+    assert block.seen["opening: read"] > 400
+    assert block.seen["fields: read"] > 200
+    refused = {name for name in block.seen if not name.startswith(("opening:", "fields:"))}
+    assert len(refused) >= 20
+
+
+WORDS = st.sampled_from(
+    sorted({*p.METHODS, *p.TARGETS, *p.VERSIONS, *p.TOKENS, *p.HOSTS, *p.CODINGS, *p.EXTENSIONS, *p.BAD_ENDS})
+)
+LINES = st.sampled_from(
+    [
+        b"GET / HTTP/1.1",
+        b"POST /a?b HTTP/1.1",
+        b"POST / HTTP/1.0",
+        b"Host: a",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"Connection: close",
+        b"Expect: 100-continue",
+        b"",
+        b"5",
+        b"0",
+        b"hello",
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.one_of(LINES, LINES, LINES, st.lists(WORDS, max_size=4).map(b"".join)), max_size=12),
+    st.sampled_from([requests.BIG, requests.SMALL]),
+)
+@example(
+    [b"POST / HTTP/1.1", b"Host: a", b"Transfer-Encoding: chunked", b"", b"5", b"hello", b"0", b"", b"GET "],
+    requests.BIG,
+)
+def test_every_cut_of_lines_put_together(lines: list[bytes], limits: HeadLimits) -> None:
+    """Hypothesis looks for the shortest stream that breaks a promise, cut at each of its places."""
+    examine_every_cut(requests.Case(b"\r\n".join(lines), limits))
+
+
 def test_an_input_follows_from_its_seed_and_number() -> None:
-    for target in ("requests", "frames"):
+    for target in TARGETS:
         first = [some_input(target, 5, index) for index in range(9000, 9020)]
         assert [some_input(target, 5, index) for index in range(9000, 9020)] == first
         assert [some_input(target, 6, index) for index in range(9000, 9020)] != first
@@ -124,6 +172,7 @@ FAULTS = {
         type("Any", (), {"fullmatch": lambda *_: True})(),
     ),
     "a chunk's size is not held to a number of digits": ("framing.MAX_CHUNK_DIGITS", 100),
+    "more of a line never adds anything": ("adds_nothing", lambda buffer, data, limits: True),
     "folded lines are taken": ("general._field", lambda line: (b"x", line)),
 }
 

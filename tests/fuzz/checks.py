@@ -16,7 +16,15 @@ from typing import Any, Final
 
 import h11
 
-from serverd.server.http import HeadLimits, ProtocolError, RequestReceived, general, parse_request, strict
+from serverd.server import http
+from serverd.server.http import (
+    HeadLimits,
+    ProtocolError,
+    RequestReceived,
+    general,
+    parse_request,
+    strict,
+)
 from serverd.server.http.framing import ChunkedDecoder, SizedDecoder
 
 from .mutate import Rnd
@@ -213,7 +221,9 @@ def read(pieces: Iterable[bytes], limits: HeadLimits, *, force_general: bool) ->
     body = b""
     try:
         for piece in pieces:
-            buffer += piece
+            before, buffer = buffer, buffer + piece
+            if before and decoder is None and http.adds_nothing(before, piece, limits):
+                continue
             while buffer:
                 if decoder is None:
                     request = parse_request(buffer, limits, force_general=force_general)
@@ -274,14 +284,28 @@ def _hold_to(whole: Reading, pieces: list[bytes], limits: HeadLimits, *, force: 
 def _hold_beginning_to(whole: Reading, beginning: bytes, limits: HeadLimits) -> None:
     """The same for a cut in the first head, at half the price: when the rest comes, the parser is called with the same
     bytes as it was for the whole. Raises Finding."""
-    error = None
+    error = _refusal(whole, beginning, limits)
+    if error is None:
+        return
+    if whole.strict or error != whole.error:
+        raise Finding(f"the first {len(beginning)} bytes are {error}, the whole is {whole.told()}")
+    last = 1 + len(beginning) % 7
+    before = beginning[:-last]
+    if (
+        before
+        and http.adds_nothing(before, beginning[-last:], limits)
+        and _refusal(whole, before, limits) != error
+    ):
+        raise Finding(f"the last {last} of the first {len(beginning)} bytes add something: {error}")
+
+
+def _refusal(whole: Reading, beginning: bytes, limits: HeadLimits) -> tuple[int, str] | None:
     try:
         if parse_request(beginning, limits) is not None:
             raise Finding(f"the first {len(beginning)} bytes are a head, the whole is not: {whole.told()}")
     except ProtocolError as refusal:
-        error = _checked(refusal)
-    if error is not None and (whole.strict or error != whole.error):
-        raise Finding(f"the first {len(beginning)} bytes are {error}, the whole is {whole.told()}")
+        return _checked(refusal)
+    return None
 
 
 def _look_at_heads(data: bytes, whole: Reading) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from serverd.server.http import HeadLimits
 
-from . import checks, frames, requests
+from . import checks, frames, proxies, requests
 from .mutate import Rnd
 
 
@@ -46,5 +46,8 @@ TARGETS: Final = {
         frames.examine_every_cut,
         lambda data: {"data": data.decode("latin-1")},
         lambda plain: plain["data"].encode("latin-1"),
+    ),
+    "proxies": Target(
+        proxies.batch, proxies.examine, proxies.examine_every_cut, proxies.plain, proxies.build
     ),
 }
