@@ -17,6 +17,7 @@ from ...config import ProxyConfig
 from ..connection import Address, Connection, Server
 from ..http.events import Headers, Origin, ProtocolError, RequestReceived
 from ..http.grammar import valid_host
+from ..memo import LONGEST
 from ..seldom import SeldomLog
 from .forwarded import Element, MalformedForwarded, parse
 from .nodes import Node, listed, node, port_number, spell
@@ -105,7 +106,7 @@ class Proxies:
         origin, host = found
         told = request.told(origin, _with_host(request.headers, host) if host else request.headers)
         # Where the proxy does not name the client it is the peer, with a port that is this connection's alone.
-        if origin.client is not peer:
+        if origin.client is not peer and request.head_size <= LONGEST:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = (request, told)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -21,6 +22,17 @@ _say = SeldomLog(logging.getLogger("serverd.worker"))
 _CLOSED: Final = "a connection of %s was closed, as it did not begin with a PROXY header: %s"
 # Not the one of TlsConnection, which decrypts.
 _receive: Final = socket.socket.recv
+
+
+def expecting[**P](make: Callable[P, Connection]) -> Callable[P, Connection]:
+    """``make``, for connections that begin with a header. Any thread."""
+
+    def made(*args: P.args, **kwargs: P.kwargs) -> Connection:
+        conn = make(*args, **kwargs)
+        conn.phase = Phase.PREFACE
+        return conn
+
+    return made
 
 
 def read_header(conn: Connection, trust: Trust) -> bool:
@@ -58,7 +70,7 @@ def _step(conn: Connection, trust: Trust) -> bool:
         left -= len(_receive(conn, left))
     conn.inbox = b""
     if told.known:
-        conn.peer, conn.server = told.client, told.server
+        conn.peer, conn.server = told.client, told.server or conn.local
     conn.move(Phase.HANDSHAKE if conn.secure else Phase.HEAD)
     conn.numbers[SINCE] = monotonic()
     return True

@@ -33,8 +33,8 @@ class BadHeader(Exception):
 
 
 class Told(NamedTuple):
-    """A header of ``size`` bytes. ``known``: whether it gives addresses, ``client`` (None: of a unix socket) and
-    ``server``; else the connection's own hold."""
+    """A header of ``size`` bytes. ``known``: whether it names the client, which came by a unix socket if ``client`` is
+    None; else it is the connection's own peer. ``server``: None where it says nothing else than the connection."""
 
     size: int
     known: bool = False
@@ -62,6 +62,8 @@ def _version_1(data: bytes) -> Told | None:
             raise BadHeader("the header of version 1 does not end in CRLF")
         return None
     line, size = data[:end], end + 2
+    if b"\n" in line:  # as it is seen when the line comes in pieces
+        raise BadHeader("the header of version 1 does not end in CRLF")
     words = line.split(b" ")
     if words[1] == b"UNKNOWN":
         return Told(size)
@@ -101,8 +103,7 @@ def _version_2(data: bytes) -> Told | None:
     _check_extensions(data[:size], _HEAD.size + addresses)
     body = data[_HEAD.size : size]
     if family == _UNIX:
-        path = body[108:216].partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        return Told(size, True, None, (path, None))
+        return Told(size, True)
     width = 4 if family == _INET else 16
     ports = struct.unpack_from(">HH", body, 2 * width)
     client, server = body[:width], body[width : 2 * width]
