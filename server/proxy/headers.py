@@ -132,7 +132,7 @@ def resolve(
         return None
     secure = here.secure if claim.secure is None else claim.secure
     host, server = b"", here.server
-    if claim.host or claim.port:
+    if claim.host or (claim.port and asked):  # a port alone, with HTTP/1.0, is of no name
         host, server = _server(claim, asked, secure)
     if claim.client is None:
         client = here.peer

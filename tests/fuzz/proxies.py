@@ -258,6 +258,9 @@ def _examine_fields(headers: Headers) -> list[str]:
     one = _resolved(headers)
     if isinstance(one, tuple):
         _look_at(one[0])
+        server = one[2]
+        if not isinstance(server, tuple) or not server[0] or not 0 <= server[1] <= 65535:
+            raise Finding(f"{headers} are for the server {server}")
     # RFC 9110 5.3: two lines are one list.
     merged = [field for field in headers if field[0] not in (FOR, FORWARDED)]
     for name in (FOR, FORWARDED):
