@@ -1,7 +1,7 @@
 # The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak fuzz autobahn scan clean
+.PHONY: help run test lint format bench soak hostile fuzz autobahn scan clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # What is appended to the command, as in: make test ARGS="-k drain"
@@ -48,6 +48,10 @@ soak: ## reload, upgrade and kill children under load, 170 times (five minutes);
 fuzz: ## random requests through both parsers and h11 until Ctrl-C, and what they disagree about
 	@tools/bootstrap dev
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+
+hostile: ## measure well-behaved clients beside thousands of slow and hostile ones (20 minutes)
+	@tools/bootstrap dev
+	@exec $(BIN)/python benchmarks/hostile.py $(ARGS)
 
 autobahn: ## run the Autobahn TestSuite, 517 cases of WebSocket (ten minutes)
 	@tests/autobahn/run $(ARGS)

@@ -25,7 +25,7 @@ from typing import Protocol
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
 from .connection import AT_ONCE, INTEREST, SINCE, Address, Connection, Phase, Server
-from .deadlines import SETTLED, Deadlines, has_next, is_idle, wants_at_once
+from .deadlines import SETTLED, Deadlines, excused, is_idle, wants_at_once
 from .door import Door
 from .lifecycle import LifecycleEvent
 from .listening import STALE, Listeners, rest_after
@@ -197,23 +197,21 @@ class ConnectionQueue:
     def tend(self, now: float, expired: Callable[[Connection], None]) -> float:
         """Resume listeners, hand every expired connection (owned) to ``expired``; the time when to call again.
 
-        A deadline that is set after this call is at least the shortest timeout away, so none is overslept.
+        A deadline that is set after this call is at least the shortest timeout away, so none is overslept. All
+        connections are looked at no more often than ``Deadlines`` says, however often this is called.
         """
-        again = min(now + self._deadlines.shortest, self._listeners.resume(now, self._door.has_room))
-        for conn in self.connections():
-            deadline = self._deadlines.of(conn)
-            if deadline > now:
-                again = min(again, deadline)
-            elif conn.owned.acquire(False):
-                if self._deadlines.of(conn) > now:
-                    self.give_back(conn)
-                elif conn.phase != Phase.LINGERING and (has_next(conn) or conn.is_ready()):
-                    # It has done its part, no thread had the time to see it: it waits anew.
-                    conn.numbers[SINCE] = monotonic()
+        deadlines = self._deadlines
+        again = self._listeners.resume(now, self._door.has_room)
+        if now < deadlines.rest_until:
+            return min(again, deadlines.rest_until)
+        overdue, due = deadlines.look(self._connections.all(), now)
+        for conn in overdue:
+            if conn.owned.acquire(False):
+                if deadlines.of(conn) > now or excused(conn):
                     self.give_back(conn)
                 else:
                     expired(conn)
-        return again
+        return min(again, due)
 
     def close_idle(self) -> None:
         """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""
