@@ -35,8 +35,10 @@ UNREADABLE: Final = RequestReceived("-", b"-", b"-", b"", "-", [])
 # So many responses are formatted together, by the worker itself: in one go the code and its tables stay in the
 # cache, and no string has to be handed back to the thread that made it.
 BLOCK: Final = 64
-# So many blocks of one worker may wait, about 8 MB, when nobody reads the log.
+# So many blocks of one worker may wait when nobody reads the log, and so many bytes: blocks of the longest lines that
+# clients can bring about would take 256 MB.
 MOST_BLOCKS: Final = 1000
+MOST_BYTES: Final = 8 * 1024 * 1024
 # Seconds that lines are gathered before they are written together; a person at a terminal sees them at once.
 _GATHER: Final = {"color": 0.0, "text": 0.05, "json": 0.05}
 
@@ -66,6 +68,7 @@ class WorkerLog:
         "_process",
         "_query",
         "_sealed",
+        "_size",
         "lost",
     )
 
@@ -82,6 +85,7 @@ class WorkerLog:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
         self._sealed: list[bytes] = []  # blocks of BLOCK lines
+        self._size = 0  # their bytes
 
     def add(
         self, peer: Address | None, request: RequestReceived, status: int, size: int, since: float, now: float
@@ -106,14 +110,14 @@ class WorkerLog:
         """All that waits, and how many lines were lost since the last time. The log's thread."""
         with self._lock:
             self._seal()
-            data, self._sealed = b"".join(self._sealed), []
+            data, self._sealed, self._size = b"".join(self._sealed), [], 0
             lost, self.lost = self.lost, 0
         return data, lost
 
     def _seal(self) -> None:
         """Make one block of the entries. The caller holds the lock."""
         entries, self._entries = self._entries, []
-        if len(self._sealed) >= MOST_BLOCKS:
+        if len(self._sealed) >= MOST_BLOCKS or self._size >= MOST_BYTES:
             self.lost += len(entries)
             return
         lines = []
@@ -133,7 +137,9 @@ class WorkerLog:
                 key = (client, request.method, request.target, request.version, status, size)
                 middle = self._known.get(key) or self._describe(*key)
             lines.append(f"{beginning}{middle}{(now - since) * 1000:.3f}{self._ending}")
-        self._sealed.append("".join(lines).encode("ascii"))
+        block = "".join(lines).encode("ascii")
+        self._sealed.append(block)
+        self._size += len(block)
 
     def _new_second(self, now: float) -> str:
         """How lines begin from the monotonic time ``now`` on; the wall clock is asked each time, as it may be set."""

@@ -58,7 +58,7 @@ from .hang_watch import HangWatch
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .per_address import PerAddress
-from .process import introduce, load, standard_output
+from .process import introduce, load, places, standard_output
 from .slots import MAIN, PHASE_COUNT, inherited
 from .stacks import LONGEST_REPORT, Held, Stacks
 from .tls import TlsContexts
@@ -151,7 +151,7 @@ class _Child:
         queue = LoopQueue if config.workers.mode == "async" else ConnectionQueue
         self._queue = queue(
             config.timeouts,
-            max_connections=config.limits.connections,
+            max_connections=places(config.limits.connections),
             make_connection=Connection if config.tls is None else TlsContexts(config.tls).connection,
             addresses=PerAddress.of(config, self._scores.refused),
         )

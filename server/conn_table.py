@@ -102,8 +102,8 @@ class ConnectionTable:
         conn.move(Phase.CLOSED)
         self.by_fd.pop(conn.fd, None)
         conn.out = None
+        self._give_back(conn.counted)  # first: a client that sees the end may come again at once
         conn.close()
-        self._give_back(conn.counted)
         if self._record is not None:
             now = monotonic()
             self._record(ConnectionCompleted(conn.id, now, int(conn.numbers[REQUESTS]), now - conn.opened))

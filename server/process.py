@@ -13,19 +13,16 @@ import os
 import resource
 import signal
 import sys
-from typing import Final
 
 import setproctitle
 
 from ..config import ServerConfig
+from ..config.machine import OTHER_FILES, most_connections
 from .app_loader import LoadedApp, load_app
 from .arena import Papers
 from .asgi.run_sync import patch_libraries
 from .fresh_code import leave_recent_uncompiled
 from .stacks import install
-
-# Descriptors for all that is no connection: the application's files, its database, our loops.
-_OTHER_FILES: Final = 1024
 
 
 def load(config: ServerConfig) -> LoadedApp:
@@ -60,10 +57,17 @@ def _allow_descriptors(connections: int) -> None:
     what it opens later than its channel.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * connections + _OTHER_FILES  # a download holds its socket and its file
+    wanted = 2 * connections + OTHER_FILES  # a download holds its socket and its file
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def places(connections: int) -> int:
+    """How many connections this process can take of the ``connections`` that it is to take: no more than leaves
+    descriptors for the application. The master has said so, if these are fewer."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return connections if files == resource.RLIM_INFINITY else most_connections(connections, files)
 
 
 def standard_output() -> int:

@@ -176,6 +176,7 @@ class Master:
                 logger.info("%s", reports.is_listening(listener, self._rollout.config))
             for listener in self._outside.admin.all():
                 logger.info("the admin plane is at %s", listener)
+            self._rollout.warn(self._rollout.config)
             asked = () if self._predecessor is None else (self._predecessor.decided,)
             self._rollout.start(self._identity, asked)
             while self._status is None:

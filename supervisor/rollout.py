@@ -17,6 +17,7 @@ import setproctitle
 
 from ..config import ConfigError, ServerConfig
 from ..config.logs import setup_logging
+from ..config.machine import shortfalls
 from . import fd_store, policy, reports
 from .actions import AskToDrain
 from .admin import Admin
@@ -66,6 +67,7 @@ class Rollout:
         self._control = control
         self._outside = outside
         self._admin = admin
+        self._warned: set[str] = set()  # what the machine does not allow
 
     def start(self, identity: Identity | None, asked: Sequence[Outcome] = ()) -> None:
         """The first generation."""
@@ -128,8 +130,16 @@ class Rollout:
         self._asked += request.asked
         for listener in opened:
             logger.info("%s", reports.is_listening(listener, config))
+        self.warn(config)
         self._roster.begin(config, identity, request.cause, began)
         self._keep_sockets()
+
+    def warn(self, config: ServerConfig) -> None:
+        """Say what the machine does not allow of `config`, if that is news."""
+        found = set(shortfalls(config))
+        for line in sorted(found - self._warned):
+            logger.warning("%s", line)
+        self._warned = found
 
     def _open(self, config: ServerConfig, identity: Identity | None) -> list[Listener]:
         """The sockets that `config` asks for and that were not open. Raises ListenError, with none of them open."""

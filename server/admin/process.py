@@ -76,6 +76,7 @@ class _Plane:
         self._queue = LoopQueue(
             _TIMEOUTS, max_connections=_LIMITS.connections, make_connection=self._connection
         )
+        self._queue.alone = True
         self._refuser = Refuser(self._queue, None, nowhere())
         self._pool = AsyncPool(_WORKERS.loop)
         self._pool.start()

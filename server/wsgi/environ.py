@@ -16,6 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
+from ..memo import LONGEST
 from .body import RequestBody, open_body
 from .error_stream import ErrorStream
 from .file_wrapper import FileWrapper
@@ -173,7 +174,7 @@ class EnvironBuilder:
         """See ``_again``."""
         if again:
             self._again[id(request)] = (request, environ.copy())
-        elif not request.content_length and not request.chunked:
+        elif not request.content_length and not request.chunked and request.head_size <= LONGEST:
             if len(self._again) >= _MOST:
                 self._again.clear()
             self._again[id(request)] = (request, {})
