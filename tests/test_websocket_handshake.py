@@ -67,7 +67,7 @@ def test_handshakes_that_are_right(change: dict[str, Any]) -> None:
         (405, "GET", {"method": "POST"}),
         (400, "HTTP/1.0", {"version": "HTTP/1.0"}),
         (400, "pass Upgrade on", {"without": "upgrade"}),
-        (400, "websocket", {"upgrade": "websocket, h2c"}),
+        (400, "Upgrade", {"upgrade": "websocket, h2c"}),
         (400, "Connection", {"without": "connection"}),
         (400, "Connection", {"connection": "keep-alive"}),
         (400, "Sec-WebSocket-Key", {"without": "sec-websocket-key"}),
@@ -87,6 +87,8 @@ def test_handshakes_that_are_wrong(status: int, words: str, change: dict[str, An
         shake(**change)
     assert caught.value.status == status
     assert words in caught.value.message
+    values = [text for name, text in change.items() if name not in ("method", "version", "without")]
+    assert not [text for text in values if len(text) > 3 and text in caught.value.message]
     assert "\n" not in caught.value.message
     assert ((b"sec-websocket-version", b"13") in caught.value.headers) == (status == 426)
     assert ((b"allow", b"GET") in caught.value.headers) == (status == 405)
@@ -110,9 +112,9 @@ def test_subprotocols() -> None:
     assert hands.offered == ["soap", "wamp"]
     assert "sec-websocket-protocol: wamp" in answer(hands, "wamp")
     assert len(answer(hands)) == len(answer(shake()))
-    with pytest.raises(ResponseError, match="'chat' is not one that the client offered: soap, wamp"):
+    with pytest.raises(ResponseError, match=r"'chat' is not one of the 2 that the client offered$"):
         answer(hands, "chat")
-    with pytest.raises(ResponseError, match="offered: none"):
+    with pytest.raises(ResponseError, match="not one of the 0 that"):
         answer(shake(), "chat")
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from websockets.datastructures import Headers
 from websockets.exceptions import (
     InvalidHandshake,
+    InvalidHeader,
     InvalidHeaderValue,
     InvalidMethod,
     InvalidProtocol,
@@ -120,9 +121,10 @@ class Handshake:
         if subprotocol is not None:
             if subprotocol not in self.offered:
                 # RFC 6455 4.1: the client would have to fail the connection, and nobody would know why.
-                known = ", ".join(self.offered) or "none"
+                # Their names stay out of the log: clients put tokens there, as JavaScript can set no other header.
+                count = len(self.offered)
                 raise ResponseError(
-                    f"subprotocol {subprotocol!r} is not one that the client offered: {known}"
+                    f"subprotocol {subprotocol!r} is not one of the {count} that the client offered"
                 )
             lines.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
         for name, value in headers:
@@ -168,4 +170,8 @@ def _refusal(exc: InvalidHandshake, headers: Headers) -> HandshakeRefused:
             "this version of WebSocket is not spoken here, but version 13",
             [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
         )
-    return HandshakeRefused(400, f"not a WebSocket handshake: {exc}")
+    # Without the value, which the library's words have: it is the client's, and may be a secret.
+    if isinstance(exc, InvalidHeader):
+        what = "missing" if exc.value is None else "invalid"
+        return HandshakeRefused(400, f"not a WebSocket handshake: {what} {exc.name} header")
+    return HandshakeRefused(400, "not a WebSocket handshake")
