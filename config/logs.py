@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import select
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, override
@@ -144,14 +145,19 @@ def write_all(fd: int, data: bytes) -> None:
 
     A standard error that another program made non-blocking gets a second to be read; then the rest is dropped.
     """
+    stalled = 0.0  # since when
     while data:
         try:
             data = data[os.write(fd, data) :]
+            stalled = 0.0
         except BlockingIOError:
+            stalled = stalled or time.monotonic()
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
-            if not poller.poll(_STALLED):
+            # It may say that it has room and take nothing.
+            if not poller.poll(_STALLED) or time.monotonic() - stalled > _STALLED / 1000:
                 return
+            time.sleep(_STALLED / 100000)
 
 
 class _LineFormatter(logging.Formatter):

@@ -39,6 +39,8 @@ BLOCK: Final = 64
 # clients can bring about would take 256 MB.
 MOST_BLOCKS: Final = 1000
 MOST_BYTES: Final = 8 * 1024 * 1024
+# Seconds between two tries to write to a log that is full.
+_STALLED: Final = 0.01
 # Seconds that lines are gathered before they are written together; a person at a terminal sees them at once.
 _GATHER: Final = {"color": 0.0, "text": 0.05, "json": 0.05}
 
@@ -228,8 +230,10 @@ class AccessLog:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:
-                # A pipe that another program made non-blocking is full.
+                # A pipe that another program made non-blocking is full. The pause is for descriptors that say they have
+                # room and take nothing.
                 select.select([], [self._fd], [])
+                time.sleep(_STALLED)
             except OSError:
                 return  # the reader is gone or the disk is full: a server goes on without its access log
 

@@ -30,6 +30,7 @@ from .listening import rest_after
 from .shedding import Gate
 from .slots import Slot
 from .stacks import Held
+from .waking_loop import WakingLoop
 
 if TYPE_CHECKING:
     from .app_loader import ASGIApp
@@ -172,14 +173,14 @@ class AsyncPool:
                 self._home.close()
 
 
-def _loop_factory(kind: str) -> LoopFactory | None:
-    """What makes the loop; None is asyncio's own way. Raises ImportError for a uvloop that is not there."""
+def _loop_factory(kind: str) -> LoopFactory:
+    """What makes the loop. Raises ImportError for a uvloop that is not there."""
     if kind == "asyncio":
-        return None
+        return WakingLoop
     try:
         factory: LoopFactory = importlib.import_module("uvloop").new_event_loop
     except ImportError:
         if kind == "uvloop":
             raise
-        return None
+        return WakingLoop
     return factory

@@ -13,12 +13,14 @@ A message is a JSON object, so that a child that was started by another version 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import socket
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import sleep
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
@@ -30,6 +32,11 @@ _LARGEST = 2**63
 _INT = array("i")
 # A child that leaves hands its connections to at most so many others.
 MOST_HEIRS = 8
+# What a system call on a channel may say of the machine, and not of the other side.
+NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+# How often, and every how many seconds, a child tries to be heard.
+_TRIES = 100
+_AGAIN = 0.05
 
 
 class ChannelError(Exception):
@@ -194,13 +201,17 @@ def decode(packet: bytes) -> Message:
 class Channel:
     """One end of the pair. Has one owner on each side: the master's loop, and the child's main thread.
 
-    ``send`` may be called from any thread of a child, as one packet is one atomic system call.
+    ``send`` may be called from any thread of a child, as one packet is one atomic system call. The kernel needs memory
+    for it, which may be short for a moment (ENOBUFS: a control group at its limit): a child waits for it, as a
+    ``Ready`` that nobody hears costs it its life; the master, which never waits, keeps what is ``unsent`` for
+    ``flush``.
     """
 
-    __slots__ = ("sock",)
+    __slots__ = ("sock", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.unsent: list[Message] = []
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -209,12 +220,31 @@ class Channel:
         return cls(above), cls(below)
 
     def send(self, message: Message) -> bool:
-        """True if the message is on its way; False when the other side is gone or does not read."""
-        try:
-            self.sock.send(encode(message), socket.MSG_NOSIGNAL)
-        except OSError:
-            return False
-        return True
+        """True if the message is on its way, or will be; False when the other side is gone or does not read."""
+        if self.unsent:
+            self.unsent.append(message)
+            return True
+        packet = encode(message)
+        for _ in range(_TRIES):
+            try:
+                self.sock.send(packet, socket.MSG_NOSIGNAL)
+            except OSError as exc:
+                if exc.errno not in NO_MEMORY:
+                    return False
+            else:
+                return True
+            if self.sock.gettimeout() == 0:
+                self.unsent.append(message)
+                return True
+            sleep(_AGAIN)
+        return False
+
+    def flush(self) -> bool:
+        """Send what is ``unsent``, in order; True when nothing is left."""
+        waiting, self.unsent = self.unsent, []
+        for message in waiting:
+            self.send(message)
+        return not self.unsent
 
     def recv(self) -> Message | None:
         """The next message, or None at the end of the other side.

@@ -55,6 +55,7 @@ from .drain import Draining
 from .farewell import Refuser
 from .handover import Arrivals, names
 from .hang_watch import HangWatch
+from .listening import patient_poll, rest_after
 from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .per_address import PerAddress
@@ -191,7 +192,7 @@ class _Child:
         started = self._pool.call(self._lifespan.startup())
         started.add_done_callback(lambda _: self._queue.notice())
         while not started.done():
-            self._poll.poll()
+            patient_poll(self._poll)
             self._noticed()
             if not started.done() and self._order() is not None:
                 return False
@@ -244,7 +245,15 @@ class _Child:
                 self._spec.channel.send(Worn(*worn))
 
     def _wait(self, deadline: float | None) -> Drain | Stop | None:
-        """One turn: sleep until something happens or is due, do what is due, and return what the master ordered."""
+        """One turn: sleep until something happens or is due, do what is due, and return what the master ordered. One
+        system call that fails (poll without memory) does not end the child."""
+        try:
+            return self._turn(deadline)
+        except OSError as exc:
+            rest_after(exc, "a system call of the main thread")
+            return None
+
+    def _turn(self, deadline: float | None) -> Drain | Stop | None:
         now = time.monotonic()
         if now >= self._tend_at:
             self._tend_at = self._queue.tend(now, self._refuser.expired)
@@ -286,6 +295,9 @@ class _Child:
             message, given = channel.recv_with(MOST_HEIRS)
         except ChannelError as exc:
             logger.error("%s; ignored", exc)
+            return None
+        except OSError as exc:  # it is still there
+            rest_after(exc, "recvmsg")
             return None
         if message is None:
             logger.warning("the master is gone: draining and leaving")

@@ -18,9 +18,10 @@ import logging
 import os
 import select
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
@@ -28,11 +29,13 @@ from .connection import AT_ONCE, INTEREST, SINCE, Address, Connection, Phase, Se
 from .deadlines import SETTLED, Deadlines, excused, is_idle, wants_at_once
 from .door import Door
 from .lifecycle import LifecycleEvent
-from .listening import STALE, Listeners, rest_after
+from .listening import PAUSE, STALE, Listeners, rest_after, say_failed
 from .longest_idle import LongestIdle
 from .per_address import PerAddress
+from .seldom import SeldomLog
 
 logger = logging.getLogger("serverd.worker")
+_say: Final = SeldomLog(logger)
 
 
 class Departing(Protocol):
@@ -75,6 +78,9 @@ class ConnectionQueue:
         # Written when the child's main thread should look: a listener was paused, or the last connection of a drain
         # left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # What the kernel could not be told to wait for; owned. Appended by any thread, taken by the main thread.
+        self._unarmed: deque[Connection] = deque()
+        self._rearm_at = 0.0
         self.closed = False
         self.congested = False  # no thread was idle of late; written by the child's main thread
         self.alone = False  # no other child accepts from the same listeners
@@ -126,9 +132,10 @@ class ConnectionQueue:
         # From here on another thread may own, or even have closed, the connection: then its descriptor is unknown to
         # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
         try:
-            arm(fd, interest)
-        except FileExistsError:  # the number's last owner came late with its registration: it is ours now
-            self._modify(fd, interest)
+            try:
+                arm(fd, interest)
+            except FileExistsError:  # the number's last owner came late with its registration: it is ours now
+                self._modify(fd, interest)
         except OSError as exc:
             if exc.errno not in STALE:
                 self._unparkable(conn, exc)
@@ -155,10 +162,28 @@ class ConnectionQueue:
         self.park(conn, keep_deadline=True)
 
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
-        """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) left to wait for this connection."""
-        logger.warning("connection %d closed: cannot wait for it: %s", conn.id, exc)
-        if conn.owned.acquire(False):
-            self.close(conn)
+        """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) to wait for this connection: ``tend``
+        tries again, as long as its deadline allows it."""
+        say_failed("epoll_ctl", exc)
+        if conn.owned.acquire(False):  # else its owner parks it
+            conn.registered = False
+            conn.watched = 0
+            if not self._unarmed:
+                self._rearm_at = monotonic() + PAUSE
+            self._unarmed.append(conn)
+            self.notice()
+
+    def _rearm(self, now: float, expired: Callable[[Connection], None]) -> float:
+        """Park what could not be parked; when to call again."""
+        if now >= self._rearm_at:
+            self._rearm_at = now + PAUSE
+            for _ in range(len(self._unarmed)):
+                conn = self._unarmed.popleft()
+                if self._deadlines.of(conn) <= now:
+                    expired(conn)
+                else:
+                    self.give_back(conn)
+        return self._rearm_at if self._unarmed else float("inf")
 
     def leaves(self, conn: Connection) -> bool:
         """Whether another child will serve the next request of ``conn``, so that it need not be closed."""
@@ -183,7 +208,7 @@ class ConnectionQueue:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
         except (OSError, ValueError) as exc:
             if not self.closed:
-                logger.warning("epoll_ctl failed: %s", exc)
+                _say("epoll_ctl failed: %s", exc)
             return False
         return True
 
@@ -202,6 +227,8 @@ class ConnectionQueue:
         """
         deadlines = self._deadlines
         again = self._listeners.resume(now, self._door.has_room)
+        if self._unarmed:
+            again = min(again, self._rearm(now, expired))
         if now < deadlines.rest_until:
             return min(again, deadlines.rest_until)
         overdue, due = deadlines.look(self._connections.all(), now)

@@ -44,7 +44,11 @@ _NEXT: Final = frozenset(
 STALE: Final = frozenset({errno.ENOENT, errno.EBADF})
 # How long a listener rests when the machine is out of descriptors or memory. A peer without a pause made 20,000 failing
 # calls in 5 s; half of a typical client's connect retry is too short to be noticed.
-_PAUSE: Final = 0.1
+PAUSE: Final = 0.1
+# So many errors in a row are no longer those of single connections: a filter of system calls or a security module says
+# EPERM to each call, and takes none out of the backlog. Two threads that tried again at once took a whole core.
+_MANY_MISSED: Final = 32
+_say_seldom: Final = SeldomLog(logger)
 
 Accepted = tuple[socket.socket, Any]  # and the peer's address, as accept(2) gives it
 
@@ -60,6 +64,7 @@ class Listeners:
         self.held_back: dict[int, float] = {}  # descriptor -> when who waits there may take another's place
         self._say = SeldomLog(logger)
         self.pauses = 0  # how often there was one; two threads at once may count one
+        self._missed = 0  # errors in a row; threads that count at once may count one
         self.closed = False
 
     def __contains__(self, fd: int) -> bool:
@@ -80,14 +85,19 @@ class Listeners:
         if listener is None:
             return None
         try:
-            return listener.accept()
+            accepted = listener.accept()
         except BlockingIOError:
             self.arm(fd)
         except OSError as exc:
-            if exc.errno in _NEXT:
+            self._missed += 1
+            if exc.errno in _NEXT and self._missed < _MANY_MISSED:
                 self.arm(fd)
             elif not self.closed:
                 self.pause(fd, exc)
+        else:
+            if self._missed:
+                self._missed = 0
+            return accepted
         return None
 
     def arm(self, fd: int) -> None:
@@ -101,16 +111,16 @@ class Listeners:
     def pause(self, fd: int, exc: OSError) -> None:
         """Leave the listener disarmed for a while: the machine has no more to give. The backlog keeps what comes
         meanwhile."""
-        self._say("accept failed: %s; it pauses for %.1f s (raise LimitNOFILE if this repeats)", exc, _PAUSE)
+        self._say("accept failed: %s; it pauses for %.1f s (raise LimitNOFILE if this repeats)", exc, PAUSE)
         if fd not in self._paused:
             self.pauses += 1
-        self._paused[fd] = monotonic() + _PAUSE
+        self._paused[fd] = monotonic() + PAUSE
         self._notice()
 
     def hold_back(self, fd: int) -> None:
         """Leave the listener disarmed until there is a place: the child has none. Somebody waits in the backlog."""
         self.pauses += 1
-        self.held_back[fd] = monotonic() + _PAUSE
+        self.held_back[fd] = monotonic() + PAUSE
         self._notice()
 
     def let_in(self) -> None:
@@ -136,7 +146,7 @@ class Listeners:
                 self.held_back.pop(fd, None)
                 self.arm(fd)
             else:
-                again = min(again, now + _PAUSE)
+                again = min(again, now + PAUSE)
         return again
 
     def _somebody_waits(self, fd: int) -> bool:
@@ -155,18 +165,36 @@ class Listeners:
                 self._epoll.unregister(fd)
             except OSError:
                 pass  # closed by who made it: the kernel has forgotten it
-            while take_backlog:
+            missed = 0
+            while take_backlog and missed < _MANY_MISSED:
                 try:
                     accepted = listener.accept()
                 except OSError as exc:
-                    if exc.errno in _NEXT:
-                        continue
-                    break
+                    if exc.errno not in _NEXT:
+                        break
+                    missed += 1
+                    continue
+                missed = 0
                 yield accepted
             listener.close()
 
 
-def rest_after(exc: OSError) -> None:
-    """epoll_wait failed (ENOMEM was seen to kill four peers): say so and do not spin."""
-    logger.warning("epoll_wait failed: %s; trying again in %.1f s", exc, _PAUSE)
-    sleep(_PAUSE)
+def rest_after(exc: OSError, what: str = "epoll_wait") -> None:
+    """A system call failed that the loop cannot do without (ENOMEM from epoll_wait was seen to kill four peers): say so
+    now and then, as every thread may see it ten times a second, and do not spin."""
+    say_failed(what, exc)
+    sleep(PAUSE)
+
+
+def say_failed(what: str, exc: OSError) -> None:
+    """As ``rest_after``, for who has something else to do until ``PAUSE`` is over."""
+    _say_seldom("%s failed: %s; trying again every %.1f s", what, exc, PAUSE)
+
+
+def patient_poll(poll: select.poll, timeout: float | None = None) -> list[tuple[int, int]]:
+    """``poll.poll``, for a thread that has to go on: nothing, a while later, when it fails."""
+    try:
+        return poll.poll(timeout)
+    except OSError as exc:
+        rest_after(exc, "poll")
+        return []

@@ -34,7 +34,7 @@ from .connection import Connection
 from .exchange import Exchange
 from .http.events import RequestReceived
 from .lifecycle import LifecycleCollector, recorder
-from .listening import rest_after
+from .listening import PAUSE, rest_after, say_failed
 from .request_meta import _classify_request, _RequestMeta
 from .routes import all_on_threads, router
 from .serving import Serving
@@ -201,6 +201,9 @@ class SyncWorker(Serving):
         try:
             if not self._over:
                 self._turn(runner)
+        except OSError as exc:  # no memory to make the queue one of this loop's readers
+            say_failed("epoll_ctl", exc)
+            self.loop.call_later(PAUSE, self._turn_safely, runner)
         except Exception:
             logger.exception("worker %d: internal error; it goes on", self.worker_id)
             self.loop.call_later(POLL_INTERVAL, self._turn_safely, runner)

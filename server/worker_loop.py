@@ -17,8 +17,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from .waking_loop import WakingLoop
 
-class WorkerLoop(asyncio.SelectorEventLoop):
+
+class WorkerLoop(WakingLoop):
     """See the module."""
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ from functools import partial
 
 from ..config import ServerConfig
 from ..server.admin.order import GO, PING, PONG, AdminOrder
+from ..server.channel import NO_MEMORY
 from ..server.scoreboard import Arena
 from . import reports
 from .listeners import Listeners
@@ -195,8 +196,9 @@ class Admin:
                 return
         except BlockingIOError:
             return
-        except OSError:
-            pass
+        except OSError as error:
+            if error.errno in NO_MEMORY:  # it is still there, and asks again
+                raise
         self._selector.unregister(self._process.channel)  # its end: its exit follows, and counts
 
     def _on_exit(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from typing import Final
 
 from ..server import wear
 from ..server.channel import (
+    NO_MEMORY,
     Begin,
     BootFailed,
     Channel,
@@ -50,6 +52,8 @@ logger = logging.getLogger("serverd.master")
 
 # How many different complaints are remembered; a child whose words differ each time must not fill the memory.
 _MOST_SAID: Final = 200
+# Seconds until a child is told what could not be said for want of memory.
+_AGAIN: Final = 0.1
 _MOST_KEPT: Final = 2000  # characters of each
 
 
@@ -134,8 +138,10 @@ class Crew:
         generation = self._roster.generation(child.generation)
         if generation is None or self._roster.shutdown is not None:
             return  # nobody wants it any more
-        wait = policy.backoff(generation.slot(child.index).failures)
-        logger.warning("%s: cannot start a process (%s); next try in %.1f s", child.name, why, wait)
+        slot = generation.slot(child.index)
+        if is_said(slot.refusals):
+            wait = policy.wait_of(slot)
+            logger.warning("%s: cannot start a process (%s); next try in %.1f s", child.name, why, wait)
 
     def may_renew(self, child: Child) -> bool:
         """Whether there is memory for a successor beside `child`. If not, that is said, and tried again later."""
@@ -169,6 +175,13 @@ class Crew:
                 self.stop(child, reason)
             case actions.KillChild(child, reason):
                 self.kill(child, reason)
+
+    def tend(self, now: float) -> float:
+        """Say what could not be said for want of memory; when to try again, infinite for never."""
+        mute = [
+            child for child in self._roster.children if child.channel is not None and child.channel.unsent
+        ]
+        return now + _AGAIN if any(not child.channel.flush() for child in mute if child.channel) else math.inf
 
     def drain(self, action: actions.AskToDrain) -> None:
         """Tell a child to finish what it has received, and who gets its idle connections."""
@@ -230,7 +243,11 @@ class Crew:
                     continue
             except BlockingIOError:
                 return
-            except (ChannelError, IllegalTransition, OSError) as error:
+            except OSError as error:
+                if error.errno in NO_MEMORY:  # it says so again as soon as it can be read
+                    raise
+                self.kill(child, f"cannot be heard ({error})")
+            except (ChannelError, IllegalTransition) as error:
                 if child.state is not State.KILLED:
                     self.kill(child, f"spoke out of turn ({error})")
             self._hang_up(child)
@@ -338,4 +355,9 @@ class Crew:
         generation = self._roster.generation(child.generation)
         if generation is None or generation.failure is not None or self._roster.shutdown is not None:
             return ""
-        return f"; a new one starts in {policy.backoff(generation.slot(child.index).failures):.1f} s"
+        return f"; a new one starts in {policy.wait_of(generation.slot(child.index)):.1f} s"
+
+
+def is_said(refusals: int) -> bool:
+    """Whether the log names the refusal that is the `refusals`-th in a row: the first ones, and then one in 30 s."""
+    return refusals <= 4 or refusals % 40 == 0

@@ -27,6 +27,7 @@ import setproctitle
 from ..config import ServerConfig
 from ..config.logs import setup_logging
 from ..server.scoreboard import ChildView
+from ..server.seldom import SeldomLog
 from . import facts, policy, reports, signals
 from .admin import Admin
 from .board import Board
@@ -58,6 +59,8 @@ _BROKEN: Final = 1
 _MISCONFIGURED: Final = 2
 # More actions than any roster can ask for at one moment: reached only if acting does not change what is decided.
 _MOST_ACTIONS: Final = 100_000
+# After a system call that failed, such as poll(2) without memory.
+_REST: Final = 0.1
 
 
 def run(
@@ -100,10 +103,13 @@ class Master:
         """Take what the outside world has to give: sockets, the pidfile, signals. Raises ListenError,
         PidfileError or PrivilegeError, with everything given back."""
         self._status: int | None = None
+        self._say = SeldomLog(logger)
         self._identity = resolve(config.process)
         self._outside = Outside.take(config, self._identity, predecessor)
         self._listeners, self._notifier = self._outside.listeners, self._outside.notifier
-        self._selector = selectors.DefaultSelector()
+        # poll(2), as nothing can fail when something is to be watched: an epoll has no memory (ENOMEM) or no watches
+        # (ENOSPC) left just when a child has been forked, which would live on and never be heard.
+        self._selector = selectors.PollSelector()
         origin = Origin.remember()
         self._signals = signals.Signals()
         self._signals.install()
@@ -180,7 +186,10 @@ class Master:
             asked = () if self._predecessor is None else (self._predecessor.decided,)
             self._rollout.start(self._identity, asked)
             while self._status is None:
-                self._turn()
+                try:
+                    self._turn()
+                except OSError as error:
+                    self._stumble(error)
             return self._status
         except Exception:
             logger.exception("the master has failed; its children drain and exit")
@@ -205,6 +214,12 @@ class Master:
             if self._selector.get_map().get(key.fd) is key:  # else an event before this one has closed it
                 key.data()
 
+    def _stumble(self, error: OSError) -> None:
+        """A system call failed that nobody else has answered for: what was due is still due, a moment later."""
+        self._say("a system call failed: %s; trying again every %.1f s", error, _REST)
+        logger.debug("it was this one", exc_info=error)
+        time.sleep(_REST)
+
     def _settle(self) -> float:
         """Act until nothing is due; when to look again. One action at a time, as each changes what is due."""
         for _ in range(_MOST_ACTIONS):
@@ -225,7 +240,7 @@ class Master:
         if self._admin.due() <= now:  # also while the server stops, as that is what probes have to hear
             self._admin.start(self._belongings(None), now)
         self._upgrade.expire(now)
-        asked = min(self._control.tend(now), self._crew.rounds.tend(now))
+        asked = min(self._control.tend(now), self._crew.rounds.tend(now), self._crew.tend(now))
         watching = math.inf if self._roster.stopping else self._watching.due()
         helpers = min(watching, self._admin.due(), self._upgrade.due())
         return min(asked, helpers, self._notifier.ping_at() if healthy else math.inf)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
-from ..server.channel import BootFailed, Channel, ChannelError, Forked, Message, Preloaded
+from ..server.channel import NO_MEMORY, BootFailed, Channel, ChannelError, Forked, Message, Preloaded
 from ..server.template import order as template_order
 from . import policy, reports
 from .roster import BOOT_FAILURE_STATUS, BootFailure, Generation, Roster
@@ -65,7 +65,7 @@ class Nursery:
             started = start_template(generation, sockets, belongings)
         except OSError as error:
             self._roster.template_ended(template, None, now)
-            wait = policy.backoff(generation.template_slot.failures)
+            wait = policy.wait_of(generation.template_slot)
             logger.warning(
                 "%s: cannot start a process (%s); next try in %.1f s", template.name, error.strerror, wait
             )
@@ -122,7 +122,11 @@ class Nursery:
                     continue
             except BlockingIOError:
                 return
-            except (ChannelError, OutOfTurn, OSError) as error:
+            except OSError as error:
+                if error.errno in NO_MEMORY:  # it says so again as soon as it can be read
+                    raise
+                self.kill(template, f"cannot be heard ({error})")
+            except (ChannelError, OutOfTurn) as error:
                 if template.phase is not Phase.KILLED:
                     self.kill(template, f"spoke out of turn ({error})")
             self._hang_up(template)  # its exit follows; policy.py sees to one that lives on
@@ -211,7 +215,7 @@ class Nursery:
         generation = self._roster.generation(template.generation)
         wait = ""
         if generation is not None and generation.failure is None and self._roster.shutdown is None:
-            wait = f"; a new one starts in {policy.backoff(generation.template_slot.failures):.1f} s"
+            wait = f"; a new one starts in {policy.wait_of(generation.template_slot):.1f} s"
         if template.cannot_import or template.killed_because:
             if wait:
                 logger.warning(

@@ -6,7 +6,7 @@ changes the roster so that the same action is not decided again. Refuses to act,
 
 The rules, in words:
 - a generation wants children 0 to `wanted`-1; a place that is empty is filled, after a back-off if its last child
-  crashed;
+  crashed, and a shorter one if the machine could not start it;
 - a generation that boots takes over when all of its children are ready, and only then do the others drain;
 - a generation that boots and fails is given up, and what serves is not touched;
 - with `workers.preload` a generation has a template from its beginning to its end, and children only from that;
@@ -41,13 +41,16 @@ from .actions import (
     StartTemplate,
 )
 from .child_state import State
-from .roster import EXIT_GRACE, Child, Roster, Urgency
+from .roster import EXIT_GRACE, Child, Roster, Slot, Urgency
 from .template import Phase, Template
 
 # Replacing at once would spin on a child that dies at once; the second crash in a row waits twice as long, and
 # so on.
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_LONGEST: Final = 30.0
+# A process that the machine refuses to start (EAGAIN, ENOMEM, EMFILE) costs nothing, and what was short may be there
+# again at any moment: with the waits of a crash a place stood empty for half a minute after that.
+REFUSED_LONGEST: Final = 0.8
 
 # The child counts `timeouts.graceful` itself, then cuts off what is left, names it and gives the lifespan's
 # shutdown 5 s: the master steps in when all that did not happen. After Stop the same steps remain.
@@ -127,6 +130,13 @@ def backoff(failures: int) -> float:
     return min(BACKOFF_LONGEST, BACKOFF_FIRST * 2.0 ** min(failures - 1, 16)) if failures else 0.0
 
 
+def wait_of(slot: Slot) -> float:
+    """Seconds that the place `slot` waits for its next child after `slot.failed_at`."""
+    if slot.refusals:
+        return min(REFUSED_LONGEST, backoff(slot.refusals))
+    return backoff(slot.failures)
+
+
 def healthy(roster: Roster) -> bool:
     """True while every child that should be there serves and gets on, or boots within its deadline; for systemd's
     watchdog."""
@@ -189,7 +199,7 @@ def _templates(roster: Roster) -> Iterator[Due]:
         wanted = generation.config.workers.preload and generation.failure is None
         if wanted and roster.template(generation) is None:
             slot = generation.template_slot
-            yield Due(slot.failed_at + backoff(slot.failures), StartTemplate(generation))
+            yield Due(slot.failed_at + wait_of(slot), StartTemplate(generation))
 
 
 def _template_deadlines(roster: Roster, template: Template) -> Iterator[Due]:
@@ -270,7 +280,7 @@ def _fill_places(roster: Roster) -> Iterator[Due]:
         for index in range(min(1, generation.wanted) if generation.on_trial else generation.wanted):
             if index not in taken:
                 slot = generation.slots.get(index)
-                at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
+                at = slot.failed_at + wait_of(slot) if slot is not None else _AT_ONCE
                 yield Due(at, StartChild(generation, index))
 
 
@@ -300,7 +310,7 @@ def _renew(roster: Roster) -> Iterator[Due]:
     )
     for child in tired[:1]:
         slot = current.slots.get(child.index)
-        at = slot.failed_at + backoff(slot.failures) if slot is not None else _AT_ONCE
+        at = slot.failed_at + wait_of(slot) if slot is not None else _AT_ONCE
         yield Due(max(at, child.worn_at), Renew(current, child))
 
 

@@ -94,9 +94,11 @@ class Child:
 
 @dataclass(slots=True)
 class Slot:
-    """The place of one index in a generation: how often its children died in a row, and when the last one did."""
+    """The place of one index in a generation: how often its children died in a row, how often in a row the machine has
+    refused to start one, and when the last of both was."""
 
     failures: int = 0
+    refusals: int = 0
     failed_at: float = -math.inf
 
 
@@ -298,11 +300,15 @@ class Roster:
             self._cannot_boot(child, BootFailure.told(message), now)
 
     def spawn_failed(self, child: Child, now: float) -> None:
-        """No process came to be: the place waits like one whose child has crashed."""
+        """No process came to be: the machine has no more to give now."""
         child.apply(Event.SPAWN_FAILED, now)
         if child in self.children:  # a template was asked for it
             self.children.remove(child)
-        self._count_failure(child, now)
+        generation = self.generation(child.generation)
+        if generation is not None:
+            slot = generation.slot(child.index)
+            slot.refusals += 1
+            slot.failed_at = now
 
     def template_cannot(self, template: Template, failure: BootFailure) -> None:
         """`template` has said that it cannot import the application."""
@@ -316,7 +322,11 @@ class Roster:
         if generation is None or template.not_needed:
             return
         slot = generation.template_slot
-        slot.failures = 1 if now - template.began >= HEALTHY_SECONDS else slot.failures + 1
+        if failure is None:
+            slot.refusals += 1
+        else:
+            slot.failures = 1 if now - template.began >= HEALTHY_SECONDS else slot.failures + 1
+            slot.refusals = 0
         slot.failed_at = now
         if failure is not None:
             self._fail(template.generation, failure)
@@ -365,4 +375,5 @@ class Roster:
         slot = generation.slot(child.index)
         healthy = child.ready_at is not None and now - child.ready_at >= HEALTHY_SECONDS
         slot.failures = 1 if healthy else slot.failures + 1
+        slot.refusals = 0
         slot.failed_at = now

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
+from ..server.channel import NO_MEMORY
 from .listeners import Heirloom
 from .notify import Manager
 from .spawn import Closable, Descriptor
@@ -221,7 +222,9 @@ class Predecessor:
             packet = self._sock.recv(LARGEST_PACKET)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if error.errno in NO_MEMORY:  # it is still there
+                raise
             packet = b""
         if packet and packet != YOURS:
             logger.warning("upgrade: the old master has said %r, which means nothing here", packet[:80])

@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ..config import TimeoutsConfig
+from ..server.channel import NO_MEMORY
 from . import policy, reports
 from .origin import Origin, start_successor
 from .roster import Roster, Urgency
@@ -292,7 +293,9 @@ class Upgrade:
                 packet = self._new.process.channel.sock.recv(LARGEST_PACKET)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno in NO_MEMORY:  # it is still there
+                    raise
                 packet = b""
             if not packet:
                 self._selector.unregister(self._new.process.channel)

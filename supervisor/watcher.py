@@ -17,12 +17,14 @@ master. They share a `Reporter`, which holds a lock for the few things in it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -57,6 +59,8 @@ _LEAST_STEP_MS: Final = 10
 _MOST_NAMED: Final = 50
 # The kernel stamps files with the time of its last tick, up to 10 ms ago (CONFIG_HZ=100).
 _TICK: Final = 0.01
+# Until what could not be said for want of memory is said again, in seconds.
+_AGAIN: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +187,16 @@ class Reporter:
         return True
 
     def _send(self, message: Mapping[str, object]) -> None:
-        try:
-            self._sock.send(json.dumps(message).encode("ascii"))
-        except OSError:
-            os._exit(0)  # the master is gone
+        packet = json.dumps(message).encode("ascii")
+        while True:
+            try:
+                self._sock.send(packet)
+            except OSError as error:
+                if error.errno not in (errno.ENOBUFS, errno.ENOMEM):
+                    os._exit(0)  # the master is gone
+                time.sleep(_AGAIN)
+            else:
+                return
 
 
 def main(fd: int, text: str) -> None:
@@ -245,5 +255,13 @@ def _follow(watch: Watch, order: WatchOrder, reporter: Reporter) -> None:
 
 def _end_with_master(sock: socket.socket) -> None:
     """The master says nothing on this channel, so the only news is its end."""
-    sock.recv(1)
+    while True:
+        try:
+            sock.recv(1)
+        except InterruptedError, ConnectionResetError:
+            break
+        except OSError:  # no memory: it is still there
+            time.sleep(_AGAIN)
+            continue
+        break
     os._exit(0)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config import ServerConfig
+from ..server.channel import NO_MEMORY
 from . import reports
 from .policy import backoff
 from .privileges import Identity
@@ -168,7 +169,9 @@ class Watching:
                 packet = self._process.channel.sock.recv(_LARGEST_PACKET)
             except BlockingIOError:
                 break
-            except OSError:
+            except OSError as error:
+                if error.errno in NO_MEMORY:  # it is still there
+                    raise
                 packet = b""
             if not packet:  # the end of it: its exit follows, and counts
                 self._hear_no_more()

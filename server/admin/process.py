@@ -29,6 +29,7 @@ from ..async_pool import AsyncPool
 from ..connection import Address, Connection, Server
 from ..deadlines import SETTLED
 from ..farewell import Refuser
+from ..listening import patient_poll, rest_after
 from ..loop_queue import LoopQueue
 from ..scoreboard import Arena
 from ..slots import nowhere
@@ -101,7 +102,7 @@ class _Plane:
         while True:
             now = time.monotonic()
             due = self._queue.tend(now, self._refuser.expired)
-            events = poll.poll(None if asleep else min(max(0.0, due - now), _LONGEST) * 1000 + 1)
+            events = patient_poll(poll, None if asleep else min(max(0.0, due - now), _LONGEST) * 1000 + 1)
             asleep = not events and not self._queue.open
             for fd, _ in events:
                 if fd == self._queue.attention:
@@ -141,8 +142,11 @@ class _Plane:
         """Read what the master has said. False at its end."""
         try:
             packet = self._channel.recv(64)
-        except OSError:
+        except ConnectionResetError:
             packet = b""
+        except OSError as exc:  # it is still there
+            rest_after(exc, "recv")
+            return True
         if packet == PONG:
             self._pool.call(_made(self._pulse.heard))
         if packet == GO:

@@ -27,7 +27,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.daemon import PATIENCE, wait_until
+from tests.support.daemon import wait_until
 
 SOURCE: Final = Path(__file__).with_name("inject.c")
 # As in inject.c.
@@ -65,7 +65,7 @@ class Fault:
         """How many calls have failed."""
         return int(struct.unpack_from("=q", self._plan.memory, self._at + _HITS)[0])
 
-    def wait_hit(self, count: int = 1, timeout: float = PATIENCE) -> None:
+    def wait_hit(self, count: int = 1, timeout: float = 6.0) -> None:
         """Until so many calls have failed."""
         wait_until(lambda: self.hits >= count, f"the fault was hit {count} times", timeout)
 
