@@ -328,6 +328,19 @@ def test_a_handshake_has_a_deadline(server: Files, client: ssl.SSLContext, by: s
             assert half.sock.recv(100) == b""
 
 
+def test_a_handshake_costs_what_has_come_of_its_first_record(
+    server: Files, client: ssl.SSLContext, by: str
+) -> None:
+    """OpenSSL takes 46 KiB from the first byte on."""
+    with https(hello, server, by=by) as served, Drip(served.address, client) as drip:
+        first = drip.hello()
+        drip.sock.sendall(first[:-1])
+        wait_until(lambda: [conn.inbox for conn in served.queue.connections()] == [first[:-1]])
+        drip.sock.sendall(first[-1:])
+        assert drip.sock.recv(1) == b"\x16"
+        assert [conn.inbox for conn in served.queue.connections()] == [b""]
+
+
 def test_a_trickled_handshake_is_not_renewed(server: Files, client: ssl.SSLContext, by: str) -> None:
     config = replace(CONFIG, timeouts=TimeoutsConfig(handshake=0.3))
     with https(hello, server, by=by, config=config) as served, Drip(served.address, client) as drip:

@@ -308,3 +308,18 @@ def test_what_must_not_be_sent_is_refused(code: int, reason: str) -> None:
 def test_a_lone_surrogate_is_no_text() -> None:
     with pytest.raises(UnicodeEncodeError):
         session().text("\ud800")
+
+
+@pytest.mark.parametrize("size", [3, 300, 70_000])
+def test_a_frame_counts_when_it_is_whole(size: int) -> None:
+    """So that one which comes byte by byte is no sign of life."""
+    one = session()
+    data = frame(BINARY, bytes(size))
+    one.feed(data[:1])
+    one.feed(data[1:-1])
+    assert one.frames == 0
+    one.feed(data[-1:])
+    assert one.frames == 1
+    assert taken(one) == [bytes(size)]
+    one.feed(frame(PING, b"x"))
+    assert one.frames == 2
