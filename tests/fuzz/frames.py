@@ -6,6 +6,7 @@ path reads other messages than the library. Any thread may call it.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from websockets.frames import Frame, Opcode
@@ -34,6 +35,7 @@ from .mutate import Rnd, mutate, pick
 from .requests import BATCH
 
 LIMIT: Final = 400
+_NUMBER: Final = re.compile(r"[0-9]+")
 _TEXTS: Final = (b"", b"a", b"hello", "é€😀".encode(), b"x" * 125, b"x" * 126, b"y" * 400, b"z" * 401)
 _BAD_TEXTS: Final = (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"ab\x80")
 _CODES: Final = (None, 1000, 1001, 1002, 1005, 1006, 1015, 2999, 3000, 4999, 5000, 0)
@@ -101,15 +103,16 @@ def examine(data: bytes, rnd: Rnd) -> list[str]:
         told = _through_session(pieces)
         if told != whole:
             raise Finding(f"cut into {[len(piece) for piece in pieces]} it is {told}, whole it is {whole}")
-    end = whole[2]
-    way = (
-        "goes on"
-        if end is None
-        else "closed by the client"
-        if not whole[3]
-        else f"failed with {end[0]} {end[1]}"
-    )
-    return [way, *(["fast path took all"] if not left else []), *["message"] * len(whole[0])]
+    return _way(whole, left)
+
+
+def _way(whole: tuple[list[Message], bytes, tuple[int, str] | None, bool], left: bytes) -> list[str]:
+    messages, _, end, failed = whole
+    if end is None:
+        first = "goes on"
+    else:
+        first = f"failed with {end[0]} {_NUMBER.sub('N', end[1])}" if failed else "closed by the client"
+    return [first, *(["fast path took all"] if not left else []), *["message"] * len(messages)]
 
 
 def examine_every_cut(data: bytes) -> list[str]:
@@ -121,7 +124,7 @@ def examine_every_cut(data: bytes) -> list[str]:
         told = _through_session(pieces)
         if told != whole:
             raise Finding(f"cut into {[len(piece) for piece in pieces]} it is {told}, whole it is {whole}")
-    return [f"{whole[2]}", "all" if not left else "part"]
+    return _way(whole, left)
 
 
 def _compare_with_library(data: bytes) -> bytes:

@@ -243,7 +243,8 @@ def progress(state: State) -> str:
     """One line."""
     accepted = sum(count for name, count in state.seen.items() if name.startswith("accepted"))
     pace = state.inputs / state.seconds if state.seconds else 0.0
+    share = f"{accepted / state.inputs:.1%} accepted, " if accepted else ""
     return (
         f"{state.inputs:,} inputs in {state.seconds:,.0f} s ({pace:,.0f}/s, {state.cpu / state.inputs * 1e6:.0f} us of "
-        f"CPU time each), {accepted / state.inputs:.1%} accepted, {state.seen['finding']} findings"
+        f"CPU time each), {share}{state.seen['finding']} findings"
     )
