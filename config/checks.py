@@ -1,4 +1,4 @@
-"""What one value cannot say for itself: keys that contradict each other or the machine, and keys that come later.
+"""What one value cannot say for itself: keys that contradict each other or the machine.
 
 Each check gives `Finding`s. They look at the file system and the user database, and change nothing.
 """
@@ -7,7 +7,7 @@ import grp
 import importlib.util
 import pwd
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 from .addresses import ListenAddress, TcpAddress
 from .compound import ThreadRange
@@ -25,23 +25,8 @@ class Finding(NamedTuple):
     others: tuple[KeyPath, ...] = ()
 
 
-class NotYet(NamedTuple):
-    """A key whose feature does not exist yet, or whose values partly do: then `part` says which do not."""
-
-    path: KeyPath
-    is_set: Callable[[Any], bool]
-    part: str = ""
-
-
-# Refused when set, so that nobody believes in a limit that is not there. Building the feature deletes the row.
-NOT_YET: Final = (
-    NotYet(("proxy", "protocol"), bool),
-)
-
-
 def check(config: ServerConfig) -> Iterator[Finding]:
     """Everything that is wrong with `config` as a whole."""
-    yield from _not_yet(config)
     yield from _places(config)
     yield from _tls(config)
     yield from _listeners(config.listen)
@@ -70,15 +55,6 @@ def check(config: ServerConfig) -> Iterator[Finding]:
         head = format_size(config.limits.head)
         message = f"expected at most limits.head ({head}), got {format_size(config.limits.line)}"
         yield Finding(("limits", "line"), message, (("limits", "head"),))
-
-
-def _not_yet(config: ServerConfig) -> Iterator[Finding]:
-    for row in NOT_YET:
-        value: Any = config
-        for part in row.path:
-            value = getattr(value, str(part))
-        if row.is_set(value):
-            yield Finding(row.path, f"{row.part or 'this'} is not yet supported; leave it out")
 
 
 def _places(config: ServerConfig) -> Iterator[Finding]:

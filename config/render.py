@@ -8,11 +8,8 @@ from typing import Any, Final
 
 import yaml
 
-from .checks import NOT_YET
 from .kinds import Raw
 from .model import ServerConfig
-from .schema import describe
-from .source import KeyPath
 from .spec import KeySpec, specs
 
 _HEADER: Final = """\
@@ -70,23 +67,13 @@ def _plain(value: Any, cls: type[Any]) -> dict[str, Any]:
 
 
 def _key_lines(spec: KeySpec, app: str) -> list[str]:
-    path = (spec.name,)
-    if _whole_key_comes_later(path):
-        return []
     value = _scalar(app) if spec.required else _default(spec)
-    return [_line(f"{'' if spec.name in _SHOWN else '# '}{spec.name}: {value}", describe(spec, path))]
+    return [_line(f"{'' if spec.name in _SHOWN else '# '}{spec.name}: {value}", spec.doc)]
 
 
 def _section_lines(spec: KeySpec, section: type[Any]) -> list[str]:
-    if _whole_key_comes_later((spec.name,)):
-        return []
-    below = [(key, (spec.name, key.name)) for key in specs(section)]
-    lines = [
-        _line(f"#   {key.name}: {_default(key)}", describe(key, path))
-        for key, path in below
-        if not _whole_key_comes_later(path)
-    ]
-    return ["", _line(f"# {spec.name}:", describe(spec, (spec.name,))), *lines] if lines else []
+    lines = [_line(f"#   {key.name}: {_default(key)}", key.doc) for key in specs(section)]
+    return ["", _line(f"# {spec.name}:", spec.doc), *lines]
 
 
 def _line(text: str, comment: str) -> str:
@@ -105,7 +92,3 @@ def _scalar(value: Raw) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     return str(yaml.safe_dump(value, width=1000)).removesuffix("...\n").strip()
-
-
-def _whole_key_comes_later(path: KeyPath) -> bool:
-    return any(row.path == path and not row.part for row in NOT_YET)

@@ -50,6 +50,7 @@ from .channel import (
 )
 from .channel import Stacks as ShowStacks
 from .conn_queue import ConnectionQueue
+from .conn_table import MakeConnection
 from .connection import Connection
 from .drain import Draining
 from .farewell import Refuser
@@ -60,6 +61,7 @@ from .load_keeper import LoadKeeper
 from .loop_queue import LoopQueue
 from .per_address import PerAddress
 from .process import introduce, load, places, standard_output
+from .proxy.opening import expecting
 from .slots import MAIN, PHASE_COUNT, inherited
 from .stacks import LONGEST_REPORT, Held, Stacks
 from .tls import TlsContexts
@@ -138,6 +140,12 @@ def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
     return BOOT_FAILED
 
 
+def _connections(config: ServerConfig) -> MakeConnection:
+    """What makes an accepted socket a connection. Raises BadCertificate."""
+    make: MakeConnection = Connection if config.tls is None else TlsContexts(config.tls).connection
+    return expecting(make) if config.proxy.protocol else make
+
+
 class _Child:
     """The parts of one running child. Belongs to the main thread."""
 
@@ -153,7 +161,7 @@ class _Child:
         self._queue = queue(
             config.timeouts,
             max_connections=places(config.limits.connections),
-            make_connection=Connection if config.tls is None else TlsContexts(config.tls).connection,
+            make_connection=_connections(config),
             addresses=PerAddress.of(config, self._scores.refused),
         )
         self._queue.alone = config.workers.process_count() == 1

@@ -264,10 +264,20 @@ class ConnectionQueue:
         return self._connections.room
 
     def adopt(
-        self, fd: int, family: int, peer: Address | None, local: Server | None, phase: int, since: float
+        self,
+        fd: int,
+        family: int,
+        addresses: tuple[Address | None, Server | None, Server | None],
+        phase: int,
+        since: float,
     ) -> None:
-        """Serve a connection that another child has accepted, and that has waited in ``phase`` since ``since``."""
+        """Serve a connection that another child has accepted, and that has waited in ``phase`` since ``since``.
+
+        addresses: its peer, where it was accepted, and the server that the PROXY protocol has named, if it has.
+        """
+        peer, local, server = addresses
         conn = self._connections.enter(family, fd, peer, local)
+        conn.server = server or local
         conn.phase = phase
         conn.numbers[SINCE] = since
         self.park(conn, keep_deadline=True)

@@ -48,9 +48,12 @@ class Phase:
     LINGERING: Final = 5  # answered and half-closed; what still comes is thrown away (RFC 9112 9.6)
     CLOSED: Final = 6
     HANDSHAKE: Final = 7  # new, and TLS is not agreed upon yet
+    PREFACE: Final = 8  # new, and its header of the PROXY protocol is not complete
 
 
-NAMES: Final = ("IDLE", "HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED", "HANDSHAKE")
+NAMES: Final = (
+    "IDLE", "HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED", "HANDSHAKE", "PREFACE",
+)  # fmt: skip
 
 # Indices of ``Connection.numbers``. They stand in an array because an object that one thread makes and another
 # drops has to be handed back to its maker, which cost 3 µs a request when two threads took turns on a connection; a
@@ -67,7 +70,9 @@ PROGRESS: Final = 64 * 1024
 # What wakes a parked connection, by phase: EPOLLONESHOT with EPOLLIN and EPOLLRDHUP, or with EPOLLOUT. As numbers,
 # because CPython makes only constants that it sees in the source immortal, and these are read by every thread for
 # every request; tests/test_connection.py compares them with those of select.
-INTEREST: Final = (0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0, 0x40002001)
+INTEREST: Final = (
+    0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0, 0x40002001, 0x40002001,
+)  # fmt: skip
 # Added to it for a connection that has to be served at once: a socket that has room is ready to be written to.
 AT_ONCE: Final = 0x4
 
@@ -84,14 +89,15 @@ _READ: Final = 64 * 1024
 
 # The only authority on what may follow a phase: bit n of a row says that phase n may (LSB first: IDLE, HEAD, …).
 NEXT: Final = (
-    0b01111110,  # IDLE: anything but IDLE
-    0b01111110,  # HEAD: stays, or goes on
-    0b01111100,  # BODY: no way back to the head
-    0b01110011,  # RUNNING: the next request, writing, the end
-    0b01110011,  # WRITING: stays, the next request, the end
-    0b01100000,  # LINGERING: stays, the end
-    0b00000000,  # CLOSED
-    0b11100010,  # HANDSHAKE: stays, the first request, the end
+    0b001111110,  # IDLE: anything but IDLE
+    0b001111110,  # HEAD: stays, or goes on
+    0b001111100,  # BODY: no way back to the head
+    0b001110011,  # RUNNING: the next request, writing, the end
+    0b001110011,  # WRITING: stays, the next request, the end
+    0b001100000,  # LINGERING: stays, the end
+    0b000000000,  # CLOSED
+    0b011100010,  # HANDSHAKE: stays, the first request, the end
+    0b111000010,  # PREFACE: stays, the handshake, the first request, the end without an answer
 )
 
 

@@ -44,6 +44,7 @@ class Deadlines:
             Phase.WRITING: timeouts.write,
             Phase.LINGERING: LINGER,
             Phase.HANDSHAKE: timeouts.handshake,
+            Phase.PREFACE: timeouts.head,
         }
         self._seconds = tuple(seconds.get(phase) or float("inf") for phase in range(len(NAMES)))
         self.shortest = min(self._seconds)
@@ -91,7 +92,7 @@ def excused(conn: Connection) -> bool:
 
 def is_idle(conn: Connection, since: float) -> bool:
     """Whether it waits for a request since ``since`` or longer. It may have begun to send one."""
-    return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE) and conn.numbers[SINCE] <= since
+    return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE, Phase.PREFACE) and conn.numbers[SINCE] <= since
 
 
 def has_next(conn: Connection) -> bool:

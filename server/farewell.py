@@ -16,6 +16,7 @@ from .access_log import UNREADABLE, WorkerLog
 from .conn_queue import ConnectionQueue
 from .connection import Connection, Phase
 from .http.response import error_response
+from .proxy.opening import gave_up
 from .slots import Slot, nowhere
 
 
@@ -61,6 +62,8 @@ class Refuser:
         else:
             if phase in (Phase.IDLE, Phase.HEAD):
                 conn.goodbye()
+            elif phase == Phase.PREFACE:
+                gave_up(conn)
             self._queue.close(conn)
 
 

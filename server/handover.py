@@ -55,16 +55,18 @@ class Passenger:
     family: int
     peer: Address | None
     local: Server | None
+    server: Server | None = None  # which the PROXY protocol has named, as it has the client in `peer`
 
     @classmethod
     def of(cls, conn: Connection) -> Passenger:
         """The description of ``conn``, which the caller owns."""
-        return cls(conn.phase, conn.numbers[SINCE], int(conn.family), conn.peer, conn.local)
+        named = None if conn.server == conn.local else conn.server
+        return cls(conn.phase, conn.numbers[SINCE], int(conn.family), conn.peer, conn.local, named)
 
 
 def encode(batch: Iterable[Passenger]) -> bytes:
     """The packet for ``batch``."""
-    rows = [(one.phase, one.since, one.family, one.peer, one.local) for one in batch]
+    rows = [(one.phase, one.since, one.family, one.peer, one.local, one.server) for one in batch]
     return json.dumps({"connections": rows}).encode()
 
 
@@ -78,7 +80,12 @@ def decode(packet: bytes) -> list[Passenger]:
 
 
 def _passenger(
-    phase: int, since: float, family: int, peer: list[object] | None, local: list[object] | None
+    phase: int,
+    since: float,
+    family: int,
+    peer: list[object] | None,
+    local: list[object] | None,
+    server: list[object] | None = None,
 ) -> Passenger:
     if phase not in (Phase.IDLE, Phase.HEAD):
         raise ValueError(f"a connection in phase {phase} cannot change hands")
@@ -88,6 +95,7 @@ def _passenger(
         int(family),
         None if peer is None else _address(*peer),
         None if local is None else _server(*local),
+        None if server is None else _server(*server),
     )
 
 
@@ -333,7 +341,8 @@ class Arrivals:
                 os.close(descriptor)
                 continue
             try:
-                self._queue.adopt(descriptor, one.family, one.peer, one.local, one.phase, one.since)
+                addresses = (one.peer, one.local, one.server)
+                self._queue.adopt(descriptor, one.family, addresses, one.phase, one.since)
             except OSError as exc:  # of this one; the rest are served
                 logger.warning("a connection that another child has handed over is lost: %s", exc)
 

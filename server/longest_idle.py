@@ -98,7 +98,7 @@ def may_go(conn: Connection, now: float) -> bool:
     phase = conn.phase
     if phase == Phase.IDLE:
         patience = SETTLED
-    elif phase == Phase.HEAD:
+    elif phase in (Phase.HEAD, Phase.PREFACE):
         patience = SILENT
     else:
         return False

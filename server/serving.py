@@ -27,6 +27,8 @@ from .host import Watcher
 from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleEvent
 from .memo import ResponseMemo
+from .proxy.opening import read_header
+from .proxy.trust import Trust
 from .reader import RequestReader
 from .routes import Router
 from .shedding import Gate, retry_after
@@ -84,6 +86,7 @@ class Serving:
         self.heads = ResponseMemo()
         self.slot = slot or nowhere()
         self._refuser = Refuser(queue, access_log, self.slot)
+        self._trust = Trust(config.proxy.trusted)
         self._reader = RequestReader(config.limits, proxy=config.proxy, route=route)
         self._runner = AppRunner(
             self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app, websockets=websockets
@@ -157,10 +160,12 @@ class Serving:
         """Go on in a phase in which there is no request. True when one may be read now."""
         if conn.phase == Phase.WRITING:
             return self._write_on(conn)
-        if conn.phase == Phase.HANDSHAKE:
-            return self._shake_hands(conn)
-        self._linger_on(conn)
-        return False
+        if conn.phase == Phase.LINGERING:
+            self._linger_on(conn)
+            return False
+        if conn.phase == Phase.PREFACE and not self._read_preface(conn):
+            return False
+        return self._shake_hands(conn) if conn.phase == Phase.HANDSHAKE else True
 
     def _hand_over(self, conn: Connection, request: RequestReceived, body: bytes) -> bool:
         """Whether somebody else serves this request from now on."""
@@ -189,6 +194,16 @@ class Serving:
         """A call of the application that had to wait in the loop is over."""
         if self.queue.retiring:
             self.queue.notice()
+
+    def _read_preface(self, conn: Connection) -> bool:
+        """One step of the PROXY protocol. True when its header is complete. Raises EOFError, OSError."""
+        peer = conn.peer
+        if not read_header(conn, self._trust):
+            self.queue.park(conn, keep_deadline=True)
+            return False
+        if conn.peer is not peer and not self.queue.named(conn):
+            raise EOFError
+        return True
 
     def _shake_hands(self, conn: Connection) -> bool:
         """One step of the TLS handshake. True when a request may be read."""

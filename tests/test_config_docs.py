@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the model says: every key, its default, what comes later, and examples that load."""
+"""docs/configuration.md says what the model says: every key, its default, and examples that load."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from serverd.config import ServerConfig, load
-from serverd.config.checks import NOT_YET
 from serverd.config.layers import every_key
 from serverd.config.source import KeyPath
 from serverd.config.spec import KeySpec
@@ -35,13 +34,10 @@ def test_a_key_is_described_with_its_default(path: KeyPath, spec: KeySpec) -> No
     if spec.section is not None and not spec.optional:
         assert any(other[:-1] == path for other in rows())
         return
-    default, meaning = rows()[path]
+    default, _ = rows()[path]
     if spec.kind is not None and not spec.required:
         written = spec.written if spec.written is not None else spec.kind.write(spec.default)
         assert yaml.safe_load(default.strip("`")) == yaml.safe_load(yaml.safe_dump(written))
-    row = next((row for row in NOT_YET if row.path == path), None)
-    assert ("*Later" in meaning) == (row is not None)
-    assert meaning.startswith("*Later.*") == (row is not None and not row.part)
 
 
 def test_nothing_is_described_that_is_not_there() -> None:
@@ -54,7 +50,7 @@ def test_examples_in_the_tables_are_values_of_their_keys(tmp_path: Path) -> None
     tried = 0
     for path, (_, meaning) in rows().items():
         example = re.search(r"Example: `(.+?)`", meaning)
-        if example is None or "*Later.*" in meaning or path == ("process", "user"):
+        if example is None or path == ("process", "user"):
             continue
         *above, name = map(str, path)
         text = f"{name}: {example[1]}\n"

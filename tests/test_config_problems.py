@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serverd.config import ConfigError, ServerConfig, load
-from serverd.config.checks import NOT_YET
 from serverd.config.layers import every_key
 from serverd.config.source import MAX_BYTES
 
@@ -157,25 +156,6 @@ VALUES = [
 def test_one_bad_thing_is_one_line(text: str, line: str) -> None:
     whole = text if text.startswith("app:") else f"{text}\napp: main:app\n"
     assert problems(whole) == ["server.yaml:" + line.format(cwd=Path.cwd())]
-
-
-UNSUPPORTED = [
-    ("proxy: {protocol: true}", "proxy.protocol: this"),
-]
-
-
-@pytest.mark.parametrize(("text", "what"), UNSUPPORTED, ids=[what for _, what in UNSUPPORTED])
-def test_what_comes_later_is_refused_and_never_ignored(text: str, what: str) -> None:
-    (line,) = problems(f"app: main:app\n{text}\n")
-    place, _, said = line.partition(": ")
-    assert place.startswith("server.yaml:2:")
-    assert said == f"{what} is not yet supported; leave it out"
-
-
-def test_each_row_of_what_comes_later_is_tried_above() -> None:
-    assert [".".join(map(str, row.path)) for row in NOT_YET] == [
-        what.partition(":")[0] for _, what in UNSUPPORTED
-    ]
 
 
 def test_the_application_must_be_named() -> None:

@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serverd.config import ConfigError, ServerConfig, load
-from serverd.config.checks import NOT_YET
 from serverd.config.layers import every_key
 from serverd.config.render import new_file, to_plain, to_yaml
 from serverd.config.schema import json_schema
 
 from .test_config_load import EVERYTHING
-from .test_config_problems import UNSUPPORTED, VALUES
+from .test_config_problems import VALUES
 
 SCHEMA = json_schema()
 TYPES: dict[str, tuple[type, ...]] = {
@@ -88,9 +87,7 @@ def test_the_schema_is_json_and_describes_every_key() -> None:
         here = SCHEMA
         for part in path:
             here = here["properties"][part]
-        assert here["description"].startswith(spec.doc)
-        later = any(row.path == path for row in NOT_YET)
-        assert ("not yet supported" in here["description"]) == later
+        assert here["description"] == spec.doc
 
 
 def test_patterns_are_plain_enough_for_every_editor() -> None:
@@ -142,11 +139,6 @@ def test_the_schema_refuses_what_the_loader_refuses(text: str) -> None:
     assert not valid({"app": "main:app"} | document, SCHEMA)
 
 
-@pytest.mark.parametrize("text", [text for text, _ in UNSUPPORTED])
-def test_the_schema_knows_the_shape_of_what_comes_later(text: str) -> None:
-    assert valid({"app": "main:app"} | yaml.safe_load(text), SCHEMA)
-
-
 def test_the_effective_configuration_loads_again_as_the_same(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     text = EVERYTHING.replace("DATABASE: notes.db", 'DATABASE: "a$$b${X:-y} ü: #"').replace(
@@ -196,13 +188,7 @@ def test_what_a_new_file_has_commented_out_are_the_defaults(tmp_path: Path) -> N
     assert to_yaml(load(all_on, environ={})) == to_yaml(load(plain, environ={}))
     assert all(line.startswith("# ") for line in header.splitlines())
     shown = set(re.findall(r"^#?\s*(\w+):", keys, flags=re.MULTILINE))
-    later = {
-        path
-        for path, _ in every_key(ServerConfig)
-        if any(row.path == path[:1] or row.path == path for row in NOT_YET)
-    }
-    missing = {str(path[-1]) for path, _ in every_key(ServerConfig) if path not in later} - shown
-    assert missing <= {"proxy"}
+    assert {str(path[-1]) for path, _ in every_key(ServerConfig)} <= shown
 
 
 def test_a_new_file_for_something_that_is_no_application_does_not_load(tmp_path: Path) -> None:

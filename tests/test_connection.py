@@ -18,6 +18,7 @@ ALLOWED = {
     "LINGERING": {"LINGERING", "CLOSED"},
     "CLOSED": set(),
     "HANDSHAKE": {"HEAD", "LINGERING", "CLOSED", "HANDSHAKE"},
+    "PREFACE": {"PREFACE", "HANDSHAKE", "HEAD", "CLOSED"},
 }
 
 
@@ -44,7 +45,7 @@ def test_names_and_numbers_agree() -> None:
 def test_the_interest_is_what_select_calls_it() -> None:
     readable = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
     assert INTEREST[Phase.WRITING] == select.EPOLLOUT | select.EPOLLONESHOT
-    waiting = (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGERING, Phase.HANDSHAKE)
+    waiting = (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGERING, Phase.HANDSHAKE, Phase.PREFACE)
     assert {INTEREST[phase] for phase in waiting} == {readable}
     assert AT_ONCE == select.EPOLLOUT
     assert INTEREST[Phase.RUNNING] == INTEREST[Phase.CLOSED] == 0

@@ -68,6 +68,7 @@ BATCHES = [
     [
         Passenger(Phase.HEAD, 0.25, socket.AF_INET6, ("fe80::1", 1), ("::1", 80)),
         Passenger(Phase.IDLE, 1e9, socket.AF_UNIX, None, ("/run/é\udcff", None)),
+        Passenger(Phase.IDLE, 1e9, socket.AF_UNIX, ("10.0.0.1", 1), ("/run/a", None), ("2001:db8::1", 443)),
     ],
 ]
 
@@ -97,7 +98,8 @@ def test_what_is_no_batch_is_refused(packet: bytes) -> None:
 
 
 def test_the_largest_batch_fits_into_a_packet() -> None:
-    longest = Passenger(Phase.IDLE, 1e9 / 3, socket.AF_UNIX, ("f" * 46, 65535), ("\udcff" * 108, None))
+    address = ("f" * 46, 65535)
+    longest = Passenger(Phase.IDLE, 1e9 / 3, socket.AF_UNIX, address, ("\udcff" * 108, None), address)
     assert len(encode([longest] * BATCH)) <= handover._LARGEST
 
 

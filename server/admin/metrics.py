@@ -20,7 +20,7 @@ CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "499")
 DAEMON_STATES: Final = ("booting", "serving", "reloading", "stopping")
 CHILD_STATES: Final = ("booting", "ready", "failed", "draining", "stopping", "killed")
-PHASES: Final = ("idle", "head", "body", "running", "writing", "lingering", "handshake")
+PHASES: Final = ("idle", "head", "body", "running", "writing", "lingering", "handshake", "preface")
 RESTART_REASONS: Final = (
     "crash", "left", "max_requests", "max_lifetime", "max_rss", "max_growth", "watchdog",
 )  # fmt: skip

@@ -24,6 +24,7 @@ from serverd.server.connection import Connection
 from serverd.server.farewell import Refuser
 from serverd.server.lifecycle import LifecycleCollector, recorder
 from serverd.server.loop_queue import LoopQueue
+from serverd.server.per_address import PerAddress
 from serverd.server.sync_app import SyncApp
 from serverd.server.sync_worker import SyncWorker
 
@@ -91,7 +92,13 @@ def serving(
     record = recorder(collector)
     kind = ConnectionQueue if by == "threads" else LoopQueue
     limit = config.limits.connections
-    queue = kind(config.timeouts, max_connections=limit, record=record, make_connection=make_connection)
+    queue = kind(
+        config.timeouts,
+        max_connections=limit,
+        record=record,
+        make_connection=make_connection,
+        addresses=PerAddress.of(config, lambda _: None),
+    )
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     served = Workers(listener.getsockname(), queue)
     if home or by != "threads":
