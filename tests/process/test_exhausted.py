@@ -1,4 +1,4 @@
-"""When the machine has no more to give: a full disk under the log, no descriptors for the master."""
+"""When the machine has no more to give: a full disk under the log, no descriptors for the master or for a child."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.client import RawClient
 from tests.support.daemon import Daemon, free_port, wait_until
 from tests.support.probe import source
 
@@ -74,3 +77,78 @@ def test_a_master_without_descriptors_serves_on_and_recovers(tmp_path: Path) -> 
         daemon.signal(signal.SIGTERM)
         assert daemon.wait_exit() == 0
         assert daemon.count("master has failed") == 0
+
+
+OPENS = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("no lifespan")
+    body = b"ok"
+    if scope["path"] == "/open":
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as exc:
+            body = exc.strerror.encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_child_without_descriptors_rests_serves_what_it_has_and_recovers(tmp_path: Path, mode: str) -> None:
+    config = {"workers": {"processes": 1, "mode": mode}}
+    with Daemon(tmp_path, app=OPENS, config=config) as daemon, ExitStack() as stack:
+        daemon.wait_ready()
+        (pid,) = daemon.workers()
+        old = [stack.enter_context(RawClient(("127.0.0.1", daemon.port))) for _ in range(4)]
+        assert [client.get().status for client in old] == [200] * 4
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+        new = [stack.enter_context(RawClient(("127.0.0.1", daemon.port))) for _ in range(4)]
+        for client in new:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        daemon.wait_for_line(r"accept failed: \[Errno 24\] Too many open files; .*LimitNOFILE")
+        used, began = cpu_seconds(pid), time.monotonic()
+        new[0].sock.settimeout(2)
+        with pytest.raises(TimeoutError):  # what it does in this time is to wait, and to try again
+            new[0].response()
+        assert (cpu_seconds(pid) - used) / (time.monotonic() - began) < 0.2
+        assert daemon.count("accept failed") == 1, "which it says now and then"
+        assert [client.get().body for client in old] == [b"ok"] * 4
+        assert old[0].get("/open").body == b"Too many open files", "the application has none either"
+        assert old[0].get().body == b"ok"
+        freed = time.monotonic()
+        for client in old:
+            client.sock.close()
+        for client in new:
+            client.sock.settimeout(20)
+            assert client.response().status == 200
+        assert time.monotonic() - freed < 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert new[0].get("/open").body == b"ok"
+
+
+def test_a_low_limit_of_descriptors_is_said_once_and_idle_clients_make_room(tmp_path: Path) -> None:
+    """A child that may open 128 files takes 96 connections: the 97th is served in place of the longest idle one."""
+    serve = f'ulimit -n 128; exec "{sys.executable}" -m serverd -c "{tmp_path}/server.yaml"'
+    with Daemon(tmp_path, app=OPENS, argv=["sh", "-c", serve]) as daemon, ExitStack() as stack:
+        daemon.wait_ready()
+        for _ in range(150):
+            client = stack.enter_context(RawClient(("127.0.0.1", daemon.port)))
+            assert client.get("/open").body == b"ok"
+        assert daemon.count("accept failed") == 0
+        said = (
+            "limits.connections is 10000, and a process may open 128 files: each child takes 96 connections"
+        )
+        assert daemon.count(said) == 1
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_line("generation 2 ready")
+        assert daemon.count(said) == 1
