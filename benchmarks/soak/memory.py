@@ -93,6 +93,16 @@ def series(values: Sequence[float], parts: int) -> list[float]:
     ]
 
 
+def at_age(samples: Iterable[Sample], seconds: float) -> list[Sample]:
+    """Of each master the first sample when it had been there for so long."""
+    born: dict[int, float] = {}
+    found: dict[int, Sample] = {}
+    for one in samples:
+        if one.role == "master" and one.at - born.setdefault(one.pid, one.at) >= seconds:
+            found.setdefault(one.pid, one)
+    return sorted(found.values(), key=lambda one: one.at)
+
+
 def at_requests(samples: Iterable[Sample], number: int) -> list[Sample]:
     """Of each child the first sample after it had answered `number` requests, if that is not too late to compare."""
     found: dict[int, Sample] = {}

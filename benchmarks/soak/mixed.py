@@ -82,9 +82,9 @@ _PLAIN: Final = (("half-closes", 1, 0.7, hostile.half_closes),)
 _TLS: Final = (("half a handshake", 3, 1.0, hostile.half_a_handshake),)
 # The share of the whole time of each part, and a part that is not longer than so many seconds.
 _PARTS: Final = (
-    ("warm-up", 0.08, 150.0),
-    ("steady", 0.45, 1e9),
-    ("faults", 0.42, 1e9),
+    ("warm-up", 0.13, 300.0),
+    ("steady", 0.43, 1e9),
+    ("faults", 0.39, 1e9),
     ("quiet", 0.05, 90.0),
 )
 

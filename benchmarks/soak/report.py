@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .faults import unexpected
-from .memory import Count, Sample, at_requests, growth, series
+from .memory import Count, Sample, at_age, at_requests, growth, series
 from .tally import LEAVING, Failure, Tally
 
 MOST: Final = 2.0  # percent
 # So many requests a child has answered when it is compared with others.
 SEASONED: Final = 500
+_GROWN_UP: Final = 10.0  # seconds
 _SHOWN: Final = 60
 
 
@@ -179,6 +180,29 @@ def _print_life(record: Record) -> Iterator[str]:
     if rows:
         print(f"\nchildren after {SEASONED} requests, the first quarter of them to the last")
         _table(["daemon", "children", "RSS", "MiB, as they came"], rows)
+    yield from _print_masters(record)
+
+
+def _print_masters(record: Record) -> Iterator[str]:
+    """The masters that have followed each other in upgrades, each at the same age."""
+    rows = []
+    for daemon in sorted({one.daemon for one in record.samples}):
+        masters = at_age((one for one in record.samples if one.daemon == daemon), _GROWN_UP)
+        if len(masters) < 4:
+            continue
+        sizes = growth([(one.at, float(one.rss)) for one in masters])
+        shown = " ".join(f"{one.rss / 1024:.1f}" for one in masters)
+        fds = " ".join(str(one.fds) for one in masters)
+        rows.append([daemon, str(len(masters)), f"{sizes.percent:+.1f} %", shown, fds])
+        if sizes.percent > MOST:
+            yield f"{daemon}: later masters hold {sizes.percent:.1f} % more"
+        if masters[-1].fds > masters[0].fds + 4:
+            yield f"{daemon}: later masters have more descriptors: {fds}"
+    if rows:
+        print(
+            f"\nmasters that followed each other, each {_GROWN_UP:g} s old, the first quarter of them to the last"
+        )
+        _table(["daemon", "masters", "RSS", "MiB", "descriptors"], rows)
 
 
 _GROWTH: Final = ["process", "RSS", "MiB", "private", "a trend of MiB/h", "descriptors", "threads"]
