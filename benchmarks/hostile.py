@@ -1,7 +1,7 @@
 """`make hostile`: what thousands of slow and hostile clients take from the well-behaved ones, and from memory.
 
 .venv/bin/python benchmarks/hostile.py [--kinds heads idle ...] [--rounds 3] [--seconds 5] [--rate 200] [--mode sync]
-[--threads 2] [--share 1.0] [--nice 0]
+[--threads 2] [--share 1.0] [--realtime]
 
 A real daemon for each kind. In each round the well-behaved clients are measured twice: alone, and with the crowd there.
 What is compared is the p99 of both within a round, and the median over the rounds is shown; so what disturbs the
@@ -232,10 +232,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of the child (%(default)s)")
     parser.add_argument("--connections", type=int, default=15_000, help="limits.connections (%(default)s)")
     parser.add_argument(
-        "--nice",
-        type=int,
-        default=0,
-        help="of all processes here; below 0 (root) where others work beside them",
+        "--realtime",
+        action="store_true",
+        help="the daemon and all clients before other programs, where there are some (SCHED_RR, needs root)",
     )
     parser.add_argument("--share", type=float, default=1.0, help="of each crowd's number (%(default)s)")
     return parser.parse_args(argv)
@@ -244,7 +243,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Measure, say what was found; the exit status."""
     options = arguments(argv)
-    os.nice(options.nice)
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
     cores = machine.choose_cores(1)
     descriptors = raise_descriptors()
     print(

@@ -10,6 +10,7 @@ for the owner.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from time import monotonic
 from typing import Final
@@ -29,6 +30,8 @@ _REST: Final = 10e-6
 # So many are given out at a look: seeing one off takes 50 us, and threads that serve should not wait for the CPU until
 # 10,000 are gone that came together.
 _MOST: Final = 256
+# After so many (0.1 ms) threads that serve and want to run go first, where they have no CPU of their own.
+_STRETCH: Final = 512
 # When those are looked at again that no thread had the time for, and the rest of too many, in seconds.
 _SOON: Final = 0.02
 
@@ -60,7 +63,9 @@ class Deadlines:
         seconds = self._seconds
         due = now + self.shortest
         overdue: list[Connection] = []
-        for conn in connections:
+        for number, conn in enumerate(connections):
+            if not number % _STRETCH:
+                os.sched_yield()
             deadline = conn.numbers[SINCE] + seconds[conn.phase]
             if deadline <= now:
                 overdue.append(conn)

@@ -214,7 +214,10 @@ class Crowd:
 def main() -> None:
     """See the module."""
     raise_descriptors()
-    os.nice(10)
+    if os.sched_getscheduler(0) == os.SCHED_RR:  # behind the others of this benchmark
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    else:
+        os.nice(10)
     port, name, count = sys.argv[1:4]
     crowd = Crowd(int(port), kinds()[name], int(count))
     over = select.poll()
