@@ -589,6 +589,7 @@ def test_a_refused_request_never_reaches_the_application(request_bytes: bytes, s
     ("sent", "status"),
     [
         (b"", None),
+        (b"\r\n", None),  # no request yet: a 408 would be taken for the answer to the next one
         (b"GET / HT", 408),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", 408),
         (GET, None),
@@ -602,6 +603,17 @@ def test_deadlines(sent: bytes, status: int | None) -> None:
             assert client.response().status == 200
         if status:
             assert client.response().status == status
+        assert client.closed()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"HEAD / HTTP/1.1\r\nHost", b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"]
+)
+def test_a_deadline_that_passes_for_head_is_answered_without_a_body(sent: bytes) -> None:
+    short = config(timeouts={"head": 0.2, "body": 0.2})
+    with serving(hello, config=short) as served, served.connect() as client:
+        client.send(sent)
+        assert client.response("HEAD").status == 408
         assert client.closed()
 
 

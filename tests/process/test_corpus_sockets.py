@@ -13,7 +13,7 @@ from ..support.corpus_player import Player, plays
 from ..support.daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
-HOWS = ["whole", "by line", "by byte", "random 0", "random 1"]
+HOWS = ["whole", "by line", "by byte", "random 0"]
 APP = f"""
 import sys
 sys.path.append({str(ROOT)!r})

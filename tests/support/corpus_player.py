@@ -116,12 +116,12 @@ class Player:
         try:
             with Talker(each.source, self._port) as client:
                 client.send_all(each.pieces)
-                self._hear(client, wanted)
+                self._hear(client, each.case, wanted)
         except (AssertionError, OSError, EOFError) as exc:
             return f"{each}: {type(exc).__name__}: {exc}"
         return ""
 
-    def _hear(self, client: Talker, wanted: Expected) -> None:
+    def _hear(self, client: Talker, case: Case, wanted: Expected) -> None:
         for request, body in wanted.outcome.requests[: wanted.served]:
             response = client.final(request.method, may_continue=request.expect_continue)
             assert response.status == 200, response
@@ -132,7 +132,8 @@ class Player:
                 request.version == "1.1" and not request.keep_alive
             ), response
         if wanted.refused:
-            response = client.final("GET", may_continue=True)
+            asked_for_head = not wanted.served and case.data.startswith(b"HEAD ")
+            response = client.final("HEAD" if asked_for_head else "GET", may_continue=True)
             assert response.status == wanted.refused, response
             assert response.header("connection") == "close", response
         elif wanted.stays:
