@@ -90,14 +90,18 @@ def excused(conn: Connection) -> bool:
     phase = conn.phase
     if phase == Phase.LINGERING or not conn.is_ready():
         return False
-    if phase in (Phase.IDLE, Phase.WRITING) or conn.numbers[SINCE] == conn.opened:
+    first = phase == Phase.HANDSHAKE and conn.numbers[SINCE] == conn.opened
+    if first or phase in (Phase.IDLE, Phase.WRITING):
         conn.numbers[SINCE] = monotonic()
     return True
 
 
 def is_idle(conn: Connection, since: float) -> bool:
     """Whether it waits for a request since ``since`` or longer. It may have begun to send one."""
-    return conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE, Phase.PREFACE) and conn.numbers[SINCE] <= since
+    return (
+        conn.phase in (Phase.IDLE, Phase.HEAD, Phase.HANDSHAKE, Phase.PREFACE)
+        and conn.numbers[SINCE] <= since
+    )
 
 
 def has_next(conn: Connection) -> bool:

@@ -46,13 +46,13 @@ def test_many_that_are_due_together_are_given_out_in_parts() -> None:
         assert deadlines.rest_until == again < 110.05
 
 
-@pytest.mark.parametrize("phase", [Phase.HEAD, Phase.BODY])
-def test_who_sends_has_no_time_anew_for_what_nobody_has_read_yet(phase: int) -> None:
-    with pair(phase, 100.0, inbox=b"GET") as (conn, client):
+@pytest.mark.parametrize(("phase", "since"), [(Phase.HEAD, 1.0), (Phase.HEAD, 100.0), (Phase.BODY, 100.0)])
+def test_who_sends_has_no_time_anew_for_what_nobody_has_read_yet(phase: int, since: float) -> None:
+    with pair(phase, since, inbox=b"GET") as (conn, client):
         assert not excused(conn), "nothing is there"
         client.send(b"x")
         assert excused(conn), "it is read first"
-        assert conn.numbers[SINCE] == 100.0
+        assert conn.numbers[SINCE] == since
 
 
 def test_who_reads_has_its_time_anew_when_nobody_has_seen_it() -> None:
