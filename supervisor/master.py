@@ -46,6 +46,7 @@ from .rollout import Rollout
 from .roster import Child, Generation, Roster, Shutdown, Urgency
 from .spawn import Closable, Main, reap
 from .succession import Estate, Predecessor
+from .sure_selector import SureSelector
 from .trial import Trial
 from .upgrade import Upgrade
 from .vigil import Vigil
@@ -107,9 +108,7 @@ class Master:
         self._identity = resolve(config.process)
         self._outside = Outside.take(config, self._identity, predecessor)
         self._listeners, self._notifier = self._outside.listeners, self._outside.notifier
-        # poll(2), as nothing can fail when something is to be watched: an epoll has no memory (ENOMEM) or no watches
-        # (ENOSPC) left just when a child has been forked, which would live on and never be heard.
-        self._selector = selectors.PollSelector()
+        self._selector = SureSelector()
         origin = Origin.remember()
         self._signals = signals.Signals()
         self._signals.install()

@@ -76,8 +76,10 @@ def _master() -> Iterator[Cell]:
     for call in ("socketpair", "memfd_create", "dup", "open", "pidfd_open"):
         for error in _OPENS:
             yield Cell("master", call, error, poke="grow", quick=call == "pidfd_open" and error == EMFILE)
-    for error in (ENOMEM, EINTR):  # it has no epoll
-        yield Cell("master", "poll", error, poke="grow", quick=error == ENOMEM)
+    for error in (ENOMEM, EINTR):
+        yield Cell("master", "epoll_wait", error, poke="grow", quick=error == ENOMEM)
+    for error in (ENOMEM, ENOSPC):
+        yield Cell("master", "epoll_ctl", error, poke="grow", quick=error == ENOMEM)
     yield from _channel_and_board()
     for error in (ENOSPC, EIO, EPIPE, EINTR):
         yield Cell("master", "write", error, "log", poke="status")
