@@ -171,7 +171,6 @@ FAULTS = {
         "framing._EXTENSIONS",
         type("Any", (), {"fullmatch": lambda *_: True})(),
     ),
-    "a chunk's size is not held to a number of digits": ("framing.MAX_CHUNK_DIGITS", 100),
     "more of a line never adds anything": ("adds_nothing", lambda buffer, data, limits: True),
     "folded lines are taken": ("general._field", lambda line: (b"x", line)),
 }

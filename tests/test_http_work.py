@@ -19,7 +19,7 @@ import pytest
 from serverd.server.http import HeadLimits, ProtocolError, parse_request
 from serverd.server.http.framing import MAX_CHUNK_LINE, MAX_TRAILER, ChunkedDecoder
 
-from .fuzz.checks import read
+from .fuzz.reading import read
 from .support.corpus import LIMITS
 
 SERVERS = HeadLimits(**LIMITS)

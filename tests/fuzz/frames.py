@@ -30,8 +30,8 @@ from ..support.websocket import (
     close_frame,
     frame,
 )
-from .checks import Finding
 from .mutate import Rnd, mutate, pick
+from .reading import Finding
 from .requests import BATCH
 
 LIMIT: Final = 400

@@ -138,6 +138,10 @@ BAD_SIZES: Final = (
     b"", b"g", b"0x5", b"+5", b"-5", b" 5", b"5 ", b"5_0", b"\xb2", b"0" * 16, b"f" * 15, b"f" * 16,
     b"1" + b"0" * 16, b"5.0", b"\x00", b"-0", b"5\t", b"0" * 1100,
 )
+# The right size, in a way that only some read.
+ODD_SIZES: Final = (
+    b"0x%x", b"+%x", b" %x", b"%x ", b"%x\t", b"%016x", b"%021x", b"%040x", b"-%x", b"%x;", b"0%x_", b"%xh", b"%x\x00",
+)
 TRAILERS: Final = (b"",) * 8 + (
     b"A: b\r\n", b"Via: 3\r\nHost: x\r\n", b"Content-Length: 5\r\n", b"a:\r\n",
     b"X: " + b"t" * 300 + b"\r\n", b"a:\xff\r\n",

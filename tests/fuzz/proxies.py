@@ -17,8 +17,8 @@ from serverd.server.proxy.headers import FOR, FORWARDED, HOST, PORT, PROTO, BadF
 from serverd.server.proxy.protocol import BadHeader, Told, crc32c, parse
 from serverd.server.proxy.trust import Trust
 
-from .checks import Finding
 from .mutate import Rnd, mutate, pick
+from .reading import Finding
 from .requests import BATCH
 
 _ALL: Final = frozenset((FORWARDED, FOR, PROTO, HOST, PORT))

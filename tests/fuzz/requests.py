@@ -205,7 +205,7 @@ def chunks(rnd: Rnd, doubt: float) -> bytes:
         data = _payload(rnd) or b"x"
         size = (b"%x", b"%X", b"0%x", b"%015x")[int(rnd() * rnd() * 4)] % len(data)
         if doubt and rnd() < doubt:
-            size = pick(rnd, p.BAD_SIZES)
+            size = pick(rnd, p.BAD_SIZES) if rnd() < 0.4 else pick(rnd, p.ODD_SIZES) % len(data)
         wire += size + pick(rnd, p.BAD_EXTENSIONS if rnd() < doubt else p.EXTENSIONS)
         wire += b"\r\n" if rnd() >= doubt else pick(rnd, p.BAD_ENDS)
         wire += data + (b"\r\n" if rnd() >= doubt else pick(rnd, p.BAD_ENDS))

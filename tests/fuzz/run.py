@@ -20,8 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .checks import Finding, listen
 from .mutate import Rnd, numbers
+from .reading import Finding, listen
 from .requests import BATCH
 from .targets import TARGETS
 
