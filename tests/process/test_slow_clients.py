@@ -278,16 +278,18 @@ def let_drip(child: int, before: int, drips: Mapping[str, Drip]) -> None:
         select.select([], [], [], 0.05)  # what makes it slow
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async", "wsgi"])
 def test_who_drips_is_cut_off_at_the_deadline(tmp_path: Path, mode: str) -> None:
-    config = configuration(mode, **SHORT) | {"websocket": {"ping_interval": "300ms", "ping_timeout": "400ms"}}
-    with Daemon(tmp_path, app=APP, config=config) as daemon:
+    wsgi = mode == "wsgi"
+    config = configuration("sync" if wsgi else mode, **SHORT) | {
+        "websocket": {"ping_interval": "300ms", "ping_timeout": "400ms"}
+    }
+    with Daemon(tmp_path, app=WSGI if wsgi else APP, config=config) as daemon:
         port = daemon.wait_ready().port
         (child,) = daemon.workers()
         with RawClient(("127.0.0.1", port)) as warm:
+            before = sockets(child)
             warm.get("/")
-        wait_until(lambda: sockets(child) == sockets(child), "settled")
-        before = sockets(child)
         old = (GET % "%s").replace("1.1", "1.0")
         drips = {
             "head": Drip(port, "GET / HTTP/1.1\r\nX: ", byte=b"x"),
@@ -303,14 +305,17 @@ def test_who_drips_is_cut_off_at_the_deadline(tmp_path: Path, mode: str) -> None
             ),
             "silent": Drip(port, ""),
             "idle": Drip(port, GET % "/"),
-            "bytes": Drip(port, GET % "/bytes", reads=True),
             "stream": Drip(port, GET % "/stream", reads=True),
-            "file": Drip(port, GET % "/file", reads=True),
             "old stream": Drip(port, old % "/stream", reads=True),
-            "requests": Drip(port, GET % "/bytes" * 100, byte=b"G", reads=True),
-            "half a frame": Drip(port, handshake() + frame(BINARY, bytes(60_000))[:30_000], byte=b"x"),
-            "echoes": Drip(port, handshake() + frame(BINARY, bytes(60_000)) * 20, reads=True),
+            "requests": Drip(port, GET % "/stream" * 100, byte=b"G", reads=True),
         }
+        if not wsgi:
+            drips |= {
+                "bytes": Drip(port, GET % "/bytes", reads=True),
+                "file": Drip(port, GET % "/file", reads=True),
+                "half a frame": Drip(port, handshake() + frame(BINARY, bytes(60_000))[:30_000], byte=b"x"),
+                "echoes": Drip(port, handshake() + frame(BINARY, bytes(60_000)) * 20, reads=True),
+            }
         try:
             let_drip(child, before, drips)
             with RawClient(("127.0.0.1", port)) as good:
@@ -321,7 +326,8 @@ def test_who_drips_is_cut_off_at_the_deadline(tmp_path: Path, mode: str) -> None
         answers = {name: drip.said[9:12] for name, drip in drips.items() if drip.said}
         timely = ("head", "first line", "old head", "small body", "body", "old body", "chunks")
         assert {name: answers[name] for name in timely} == dict.fromkeys(timely, b"408")
-        assert (answers.get("silent"), answers["idle"], answers["half a frame"]) == (None, b"200", b"101")
+        assert (answers.get("silent"), answers["idle"]) == (None, b"200")
+        assert wsgi or answers["half a frame"] == b"101"
         early = {name: drip.ended - drip.began for name, drip in drips.items() if drip.ended}
         assert all(seconds > 0.9 * LIMIT for seconds in early.values()), early
         assert daemon.count(NOISE) == 0
