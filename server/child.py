@@ -62,7 +62,7 @@ from .loop_queue import LoopQueue
 from .per_address import PerAddress
 from .process import introduce, load, places, standard_output
 from .proxy.opening import expecting
-from .slots import MAIN, PHASE_COUNT, inherited
+from .slots import MAIN, PHASE_COUNT, Scores, inherited
 from .stacks import LONGEST_REPORT, Held, Stacks
 from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
@@ -100,25 +100,36 @@ def main(spec: ChildSpec) -> int:
     """The child's whole life; returns its exit status: 0, or 3 and 4 when it could not boot."""
     began = time.monotonic()
     introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
+    # Before the application is there, which would else have the descriptor, and with it what all children write.
+    scores = _scores(spec.papers)
     try:
         app = load(spec.config)
     except AppLoadError as exc:
         spec.channel.send(BootFailed("import", NOT_LOADABLE, str(exc), exc.traceback))
         return NOT_LOADABLE
-    return _live(spec, app, began)
+    return _live(spec, app, scores, began)
 
 
 def resume(spec: ChildSpec, app: LoadedApp) -> int:
     """The life of a child that was forked from a template, in which ``load`` has been called; its exit status."""
     began = time.monotonic()
     introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
-    return _live(spec, app, began)
+    return _live(spec, app, _scores(spec.papers), began)
 
 
-def _live(spec: ChildSpec, app: LoadedApp, began: float) -> int:
+def _scores(papers: Papers) -> Scores:
+    """What this child writes into; a child that cannot map it serves all the same, and nobody sees how."""
+    try:
+        return inherited(papers)
+    except OSError as exc:
+        logger.warning("no scoreboard: %s", exc.strerror)
+        return Scores()
+
+
+def _live(spec: ChildSpec, app: LoadedApp, scores: Scores, began: float) -> int:
     """From the loaded application to the exit status."""
     try:
-        child = _Child(spec, app)
+        child = _Child(spec, app, scores)
         if not child.start_lifespan():
             return 0
         child.start_workers()
@@ -149,14 +160,14 @@ def _connections(config: ServerConfig) -> MakeConnection:
 class _Child:
     """The parts of one running child. Belongs to the main thread."""
 
-    def __init__(self, spec: ChildSpec, app: LoadedApp) -> None:
+    def __init__(self, spec: ChildSpec, app: LoadedApp, scores: Scores) -> None:
         config = spec.config
         self._spec = spec
         self._config = config
         self._app = app
         self._pool = AsyncPool(config.workers.loop)
         self._lifespan = Lifespan(app.app)
-        self._scores = inherited(spec.papers)
+        self._scores = scores
         queue = LoopQueue if config.workers.mode == "async" else ConnectionQueue
         self._queue = queue(
             config.timeouts,

@@ -230,7 +230,8 @@ class Scores:
     @classmethod
     def open(cls, fd: int, region: Region) -> Scores:
         """Map ``region`` of the arena whose descriptor is ``fd``, and no more of it. Raises OSError."""
-        mapped = mmap.mmap(fd, region.length, offset=region.offset)
+        # Not with a descriptor of its own, by which the application would have the memory of all the others too.
+        mapped = mmap.mmap(fd, region.length, offset=region.offset, trackfd=False)
         return cls(memoryview(mapped), region.slots)
 
     def take(self) -> Slot:
