@@ -121,6 +121,22 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
     assert lines[10]["message"].startswith("17 access log lines were dropped")
 
 
+def test_long_lines_that_nobody_reads_take_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(access_log, "BLOCK", 5)
+    read, write = os.pipe()
+    worker = AccessLog("json", "worker 0 g1", write).for_worker()
+    for _ in range(100):
+        worker.add(None, asked(b"/" + b"a" * 2000), 200, 0, 0.0, 0.0)
+    data, lost = worker.take()
+    assert 50_000 <= len(data) < 50_000 + 5 * 2500
+    assert lost == 100 - data.count(b"\n")
+    worker.add(None, asked(b"/"), 200, 0, 0.0, 0.0)
+    assert worker.take()[0].count(b"\n") == 1, "there is room again"
+    os.close(read)
+    os.close(write)
+
+
 def test_many_threads_lose_no_line() -> None:
     read, write = os.pipe()
     log = AccessLog("text", "worker 0 g1", write)
