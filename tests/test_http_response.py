@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from serverd.server.http.response import ResponseError, ResponseFramer, encode_head, error_response
 from serverd.server.http.tables import STATUS_LINES
 
+from .support.corpus_bytes import TCHAR, VALUE
+
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 PLAIN = (b"content-type", b"text/plain")
 
@@ -303,6 +305,20 @@ def test_what_an_application_may_not_send(headers: Any, message: str) -> None:
         framer.start(200, headers, DATE, b"hello", False)
     assert "\n" not in str(caught.value)
     assert framer.start(500, [], None, b"", False).startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_every_byte_in_every_place_of_a_response(byte: int) -> None:
+    gap = bytes([byte])
+    names = [((b"a" + gap, b"b"), byte in TCHAR), ((gap, b"b"), byte in TCHAR)]
+    values = [((name, b"b" + gap + b"c"), byte in VALUE) for name in (b"a", b"date", b"connection")]
+    for header, good in names + values:
+        framer = ResponseFramer("GET", "1.1", True)
+        if good:
+            assert gap.lower() in framer.start(200, [header], None, b"", False).lower()
+        else:
+            with pytest.raises(ResponseError):
+                framer.start(200, [header], None, b"", False)
 
 
 @pytest.mark.parametrize("status", [0, 99, 1000, -1, "200", None, 200.5, True])

@@ -36,7 +36,7 @@ def way(
     with Daemon(tmp_path_factory.mktemp(way), app=APP, config=config) as daemon:
         daemon.wait_ready()
         yield way, daemon
-        assert daemon.count("Traceback") == 0
+        assert daemon.count("Traceback|error") == 0
 
 
 def cases() -> list[Case]:

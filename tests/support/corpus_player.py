@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from serverd.server.http import RequestReceived
+
 from .client import RawClient
 from .corpus import Case, Outcome, cut, play
 from .corpus_app import STILL_OPEN, all_limits, way
@@ -148,22 +150,20 @@ class Player:
         wanted = self._expected[each.case.id]
         requests = wanted.outcome.requests[: wanted.served]
         should = [self._should_see(request, body) for request, body in requests]
-        if self._wsgi:
-            notes = [{**note, "headers": None} for note in notes]
         return "" if notes == should else f"{each}: the application saw {notes}, and not {should}"
 
-    def _should_see(self, request: Any, body: bytes) -> dict[str, Any]:
+    def _should_see(self, request: RequestReceived, body: bytes) -> dict[str, Any]:
         return {
             "method": request.method,
             "path": self._path(request),
             "query": request.query.decode("latin-1"),
             "version": request.version,
-            "headers": None if self._wsgi else _text(request.headers),
+            "headers": _variables(request, body) if self._wsgi else _text(request.headers),
             "body": body.decode("latin-1"),
             "whole": True,
         }
 
-    def _path(self, request: Any) -> str:
+    def _path(self, request: RequestReceived) -> str:
         # RAW_URI is the target as sent.
         target = request.target.partition(b"?")[0] if self._wsgi else request.raw_path
         return str(target.decode("latin-1"))
@@ -171,6 +171,21 @@ class Player:
 
 def _text(headers: list[tuple[bytes, bytes]]) -> list[list[str]]:
     return [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
+
+
+def _variables(request: RequestReceived, body: bytes) -> list[list[str]]:
+    """The fields as WSGI has them (PEP 3333, RFC 3875 4.1.18), in the order of their first coming."""
+    variables: dict[str, str] = {}
+    for name, value in _text(request.headers):
+        key = name.upper().replace("-", "_")
+        if "_" in name or (request.chunked and key == "TRANSFER_ENCODING"):
+            continue
+        key = key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{key}"
+        joint = "; " if key == "HTTP_COOKIE" else ","
+        variables[key] = f"{variables[key]}{joint}{value}" if key in variables else value
+    if request.chunked:
+        variables["CONTENT_LENGTH"] = str(len(body))
+    return [[key, value] for key, value in variables.items()]
 
 
 class Talker(RawClient):

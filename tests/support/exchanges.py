@@ -22,6 +22,7 @@ The steps:
     answer    the same, for 200 with this body and Content-Length; ``last``: and with ``Connection: close``
     refused   an answer of the server's own with this status, ``Connection: close`` and one line of plain text
     end       the client half-closes
+    reset     the client resets the connection
     called    the application has been called so often on this connection
     closed    the server closes, in order, and nothing more comes
     cut       the connection ends, in order or with a reset, and nothing more comes
@@ -33,6 +34,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -46,7 +48,19 @@ from .corpus import FOLDER, to_bytes
 
 PATIENCE: Final = 10.0
 _KEYS: Final = {"title", "rfc", "talk", "app", "asgi", "wsgi", "reads", "by", "seen", "log"}
-_STEPS: Final = {"send", "read", "end", "closed", "cut", "open", "called", "answer", "last", "refused"}
+_STEPS: Final = {
+    "send",
+    "read",
+    "end",
+    "closed",
+    "cut",
+    "open",
+    "called",
+    "reset",
+    "answer",
+    "last",
+    "refused",
+}
 _DATE: Final = re.compile(rb"^date: [^\r\n]+ GMT\r\n", re.MULTILINE)
 _OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%b\r\n%b"
 _REFUSED: Final = re.compile(
@@ -139,6 +153,11 @@ class Talk:
 
     def _end(self, _: bool) -> str:
         self._sock.shutdown(socket.SHUT_WR)
+        return ""
+
+    def _reset(self, _: bool) -> str:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
         return ""
 
     def _read(self, text: str) -> str:
