@@ -504,6 +504,88 @@ def test_the_unit_starts_serves_reloads_and_stops(box: Box) -> None:
     assert [box.read(pid, "cmdline") for pid in processes] == ["", ""]
 
 
+# Tells what its process is, and tries what the sandbox of the unit is there for.
+PROBE = """
+import ctypes, json, mmap, os, socket, time
+
+def attempt(call):
+    try:
+        call()
+    except (OSError, ValueError) as error:
+        return type(error).__name__
+    return "worked"
+
+WAYS = {
+    "write /etc": lambda: open("/etc/serverd/probe.yaml", "a"), "write code": lambda: open("/srv/probe/x", "w"),
+    "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+    "raw": lambda: socket.socket(socket.AF_PACKET),
+    "setuid": lambda: os.setuid(0), "nice": lambda: os.nice(-1), "unshare": lambda: os.unshare(0x10000000),
+    "code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
+    "device": lambda: open("/dev/kmsg", "w"), "clock": lambda: time.clock_settime(0, 0),
+}
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            await send({"type": (await receive())["type"] + ".complete"})
+    if scope["path"] == "/raise":
+        raise ValueError("boom\\n<0>panic\\n  <0>panic\\n" + "x" * 60000 + "<0>panic" + "<0>panic\\n" * 9)
+    if scope["path"] == "/slow":
+        open(os.environ["STATE_DIRECTORY"] + "/entered", "w")
+        time.sleep(1.5)
+    answer = json.dumps({name: attempt(way) for name, way in WAYS.items()}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
+"""
+NONE = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0)
+
+
+@pytest.mark.root
+@pytest.mark.systemd
+def test_the_sandbox_is_on_while_it_serves_reloads_and_drains(box: Box) -> None:
+    box.write("/srv/probe/probe.py", PROBE)
+    lines = ["app: probe:app", "app_dir: /srv/probe", "listen: ['127.0.0.1:8008']", "logging: {format: text}"]
+    box.write("/etc/serverd/probe.yaml", "\n".join(lines) + "\n")
+    box.run("systemctl", "start", "serverd@probe")
+    said = box.run(
+        "systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE}", "serverd@probe.service"
+    )
+    exposure = re.search(r"exposure level for serverd@probe.service: (\d+\.\d)", said)
+    assert exposure is not None, said
+    assert float(exposure[1]) <= EXPOSURE / 10
+
+    def confined() -> None:
+        status, body = box.get(8008)
+        assert status == 200
+        assert not [name for name, came in json.loads(body).items() if came == "worked"]
+        for pid in box.processes("serverd@probe"):
+            facts = dict(re.findall(r"^(\w+):\s*(.*)$", box.read(pid, "status"), re.MULTILINE))
+            assert {name: int(facts[name], 16) for name in NONE} == NONE
+            assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+            assert "0" not in facts["Uid"].split()
+
+    confined()
+    (worker,) = box.workers("serverd@probe")
+    box.run("systemctl", "reload", "serverd@probe")
+    wait_until(lambda: worker not in box.workers("serverd@probe"), "the old child has gone")
+    confined()
+
+    # What an application says cannot choose the priority of a line in the journal, nor begin one.
+    assert box.get(8008, "/raise")[0] == 500
+    journal = box.run("journalctl", "-u", "serverd@probe", "-o", "json", "--no-pager", "--all")
+    entries = [json.loads(line) for line in journal.splitlines() if line.startswith("{")]
+    ours = [entry for entry in entries if entry.get("_TRANSPORT") == "stdout"]
+    assert any("panic" in entry["MESSAGE"] for entry in ours)
+    assert {entry["PRIORITY"] for entry in ours} == {"6"}
+    assert all(re.match(r"\d{4}-\d\d-\d\dT|    ", entry["MESSAGE"]) for entry in ours)
+
+    slow = box.threads.submit(get, ("127.0.0.1", 8008), "/slow")
+    box.run("sh", "-c", "while ! test -e /var/lib/serverd-probe/entered; do sleep 0.05; done")
+    box.run("systemctl", "stop", "serverd@probe")
+    assert slow.result(PATIENCE)[0] == 200, "the request that was in flight was answered"
+    assert box.show("serverd@probe", "Result", "ExecMainStatus") == ["success", "0"]
+
+
 @pytest.mark.root
 @pytest.mark.systemd
 def test_a_server_that_cannot_work_is_not_started_again_and_again(box: Box) -> None:
