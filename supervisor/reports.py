@@ -13,6 +13,11 @@ from ..config import ServerConfig
 from .listeners import Listener
 from .roster import Generation, Urgency
 
+TRUSTS_EVERYBODY = (
+    "proxy.trusted has *: whoever can connect says who the client is, "
+    "which is right only where nobody but the proxy can connect"
+)
+
 
 def count(number: int, one: str, many: str = "") -> str:
     """`1 child`, `2 children`."""

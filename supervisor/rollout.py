@@ -82,6 +82,8 @@ class Rollout:
         before = self._roster.current
         generation = self._roster.promote()
         self.config = generation.config
+        if "*" in self.config.proxy.trusted and (before is None or "*" not in before.config.proxy.trusted):
+            logger.warning("%s", reports.TRUSTS_EVERYBODY)
         for name in self._listeners.keep_only(generation.config.listen):
             logger.info("no longer listening on %s", name)
         self._admin.configure(generation.config, generation.identity)

@@ -304,6 +304,21 @@ def test_haproxy_with_the_proxy_protocol(tmp_path: Path, version: str, mode: str
         assert httpx.get(f"http://127.0.0.1:{admin}/livez", timeout=PATIENCE).status_code == 200
 
 
+def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
+    """As on a platform whose router has no fixed address; a child is warmed up without a header."""
+    config: dict[str, Any] = {"proxy": {"trusted": ["*"], "protocol": True}, "reload": {"warmup": ["/"]}}
+    with Daemon(tmp_path, app=WHERE, config=config).wait_ready() as daemon:
+        daemon.wait_for_line(r"warning .*proxy\.trusted has \*: whoever can connect says who the client is")
+        with RawClient(("127.0.0.1", daemon.port)) as client:
+            client.send(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n")
+            told = json.loads(client.get(headers="X-Forwarded-For: 6.6.6.6, 9.9.9.9\r\n").body)
+            assert told[0] == ["9.9.9.9", 0]
+        mark = daemon.mark()
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_line(r"generation 2 ready", after=mark)
+        assert daemon.count(r"proxy\.trusted has") == 1
+
+
 def test_haproxy_in_front_of_tls(tmp_path: Path, authority: Authority) -> None:
     files = authority.issue("localhost")
     tls = {"cert": str(files.cert), "key": str(files.key)}
