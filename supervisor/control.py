@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config import ServerConfig, UnixAddress
+from ..server.seldom import SeldomLog
 from . import control_lines
 from .control_lines import Lines, Refusal, Request
 from .control_place import paths
@@ -36,7 +37,7 @@ MOST_PEERS: Final = 32
 # For the rest of a request, and for the client to take what it was answered.
 PATIENCE: Final = 10.0
 # After an accept that failed for want of descriptors or memory; the backlog keeps who waits.
-_REST: Final = 1.0
+_REST: Final = 0.3
 _PRIVATE: Final = 0o177  # umask: the socket has mode 0600
 _BACKLOG: Final = 64
 # sockaddr_un.sun_path is 108 bytes on Linux and ends with a NUL (unix(7)).
@@ -212,6 +213,7 @@ class Control:
         self._selector = selector
         self._environ = environ
         self._said = ""
+        self._say = SeldomLog(logger)
         self._listeners = listeners or Listeners(Inherited())
         self._peers: list[Peer] = []
         self._resume_at = math.inf
@@ -322,10 +324,10 @@ class Control:
     def _accept(self, listening: socket.socket) -> None:
         try:
             sock, _ = listening.accept()
-        except BlockingIOError, ConnectionAbortedError:
+        except BlockingIOError:
             return
         except OSError as error:
-            logger.warning("control: cannot accept a connection (%s)", error.strerror)
+            self._say("control: cannot accept a connection (%s)", error.strerror)
             for listener in self._listeners.all():
                 self._unwatch(listener.sock)
             self._resume_at = time.monotonic() + _REST

@@ -139,7 +139,7 @@ class Crew:
         if generation is None or self._roster.shutdown is not None:
             return  # nobody wants it any more
         slot = generation.slot(child.index)
-        if is_said(slot.refusals):
+        if policy.is_said(slot):
             wait = policy.wait_of(slot)
             logger.warning("%s: cannot start a process (%s); next try in %.1f s", child.name, why, wait)
 
@@ -356,8 +356,3 @@ class Crew:
         if generation is None or generation.failure is not None or self._roster.shutdown is not None:
             return ""
         return f"; a new one starts in {policy.wait_of(generation.slot(child.index)):.1f} s"
-
-
-def is_said(refusals: int) -> bool:
-    """Whether the log names the refusal that is the `refusals`-th in a row: the first ones, and then one in 30 s."""
-    return refusals <= 4 or refusals % 40 == 0

@@ -65,6 +65,8 @@ class Nursery:
             started = start_template(generation, sockets, belongings)
         except OSError as error:
             self._roster.template_ended(template, None, now)
+            if not policy.is_said(generation.template_slot):
+                return
             wait = policy.wait_of(generation.template_slot)
             logger.warning(
                 "%s: cannot start a process (%s); next try in %.1f s", template.name, error.strerror, wait

@@ -50,7 +50,7 @@ BACKOFF_FIRST: Final = 0.1
 BACKOFF_LONGEST: Final = 30.0
 # A process that the machine refuses to start (EAGAIN, ENOMEM, EMFILE) costs nothing, and what was short may be there
 # again at any moment: with the waits of a crash a place stood empty for half a minute after that.
-REFUSED_LONGEST: Final = 0.8
+REFUSED_LONGEST: Final = 0.4
 
 # The child counts `timeouts.graceful` itself, then cuts off what is left, names it and gives the lifespan's
 # shutdown 5 s: the master steps in when all that did not happen. After Stop the same steps remain.
@@ -135,6 +135,11 @@ def wait_of(slot: Slot) -> float:
     if slot.refusals:
         return min(REFUSED_LONGEST, backoff(slot.refusals))
     return backoff(slot.failures)
+
+
+def is_said(slot: Slot) -> bool:
+    """Whether the log names the refusal that is the last one of `slot`: the first ones in a row, then one in 30 s."""
+    return slot.refusals <= 4 or slot.refusals % 75 == 0
 
 
 def healthy(roster: Roster) -> bool:

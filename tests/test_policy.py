@@ -85,7 +85,7 @@ def test_a_fork_that_fails_is_tried_again_and_nothing_else_happens() -> None:
     world.done.clear()
     while world.now < 1200.0:
         world.pass_time(world.deadline())
-    assert 200 <= len(world.actions(StartChild)) <= 300, "the waits double up to less than a second"
+    assert 400 <= len(world.actions(StartChild)) <= 600, "the waits double up to less than a second"
     assert len(world.actions(StartChild)) == len(world.done)
     world.can_fork = True
     world.pass_time(1.0)

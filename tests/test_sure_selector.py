@@ -6,6 +6,7 @@ import errno
 import os
 import selectors
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from serverd.supervisor.sure_selector import SureSelector
 class Short:
     """An epoll that has no memory for what is new, as long as it is `short`."""
 
-    def __init__(self, selector: SureSelector) -> None:
+    def __init__(self, selector: Any) -> None:
         self._epoll = selector._selector
         self.short = True
 
@@ -42,9 +43,8 @@ def selector() -> Iterator[SureSelector]:
         yield made
 
 
-def shorten(selector: SureSelector) -> Short:
-    short = Short(selector)
-    selector._selector = short  # type: ignore[assignment]
+def shorten(selector: Any) -> Short:
+    short = selector._selector = Short(selector)
     return short
 
 

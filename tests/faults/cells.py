@@ -82,7 +82,7 @@ def _master() -> Iterator[Cell]:
         yield Cell("master", "epoll_ctl", error, poke="grow", quick=error == ENOMEM)
     yield from _channel_and_board()
     for error in (ENOSPC, EIO, EPIPE, EINTR):
-        yield Cell("master", "write", error, "log", poke="status")
+        yield Cell("master", "write", error, "log", poke="scale")
     for error in (EMFILE, ENOBUFS, ECONNABORTED):
         yield Cell("master", "accept", error, poke="status", quick=error == EMFILE)
     for error in _OPENS:
@@ -91,9 +91,10 @@ def _master() -> Iterator[Cell]:
 
 def _channel_and_board() -> Iterator[Cell]:
     """What the master says to its children and reads of them."""
-    for call in ("send", "recv"):
-        for error in (*_MEMORY, EINTR):
-            yield Cell("master", call, error, "channel", poke="reload", quick=error == ENOBUFS)
+    for error in (*_MEMORY, EINTR):
+        # A drain of which the heirs cannot be named closes idle connections, as `reload.enabled` has it.
+        yield Cell("master", "sendmsg", error, "channel", poke="reload", cuts=True, quick=error == ENOBUFS)
+        yield Cell("master", "recv", error, "channel", poke="reload", quick=error == ENOBUFS)
     for error in (ENOMEM, ENOSPC, EIO):
         yield Cell("master", "pwrite", error, poke="grow", quick=error == ENOSPC)
         yield Cell("master", "pread", error, poke="reload")

@@ -171,7 +171,6 @@ WRAP(int, memfd_create, (const char *name, unsigned f), (name, f), "memfd_create
 WRAP(int, socketpair, (int d, int t, int p, int v[2]), (d, t, p, v), "socketpair", -1)
 WRAP(int, socket, (int d, int t, int p), (d, t, p), "socket", -1)
 WRAP(int, pipe2, (int v[2], int f), (v, f), "pipe", -1)
-WRAP(int, dup, (int fd), (fd), "dup", fd)
 WRAP(int, getsockname, (int fd, struct sockaddr *a, socklen_t *n), (fd, a, n), "getsockname", fd)
 WRAP(int, shutdown, (int fd, int how), (fd, how), "shutdown", fd)
 WRAP(pid_t, fork, (void), (), "fork", -1)
@@ -225,6 +224,20 @@ DIR *opendir(const char *path) {
     REAL(opendir);
     return fails("open", -1, path) == 1 ? NULL : real(path);
 }
+
+/* os.dup is F_DUPFD_CLOEXEC. */
+#define CONTROL(name) \
+    int name(int fd, int command, ...) { \
+        REAL(name); \
+        va_list rest; \
+        va_start(rest, command); \
+        void *argument = va_arg(rest, void *); \
+        va_end(rest); \
+        if (command == F_DUPFD_CLOEXEC && fails("dup", fd, NULL) == 1) return -1; \
+        return real(fd, command, argument); \
+    }
+CONTROL(fcntl)
+CONTROL(fcntl64)
 
 /* CPython asks for a pidfd this way. */
 long syscall(long number, ...) {

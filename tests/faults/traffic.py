@@ -108,18 +108,20 @@ class Client:
                     self.counts.answered += 1
             except TimeoutError:
                 self.counts.wrong.append(f"request {number} was not answered")
-                client = _closed(client)
+                client = _drop(client)
             except EOFError, OSError:
                 self.counts.cut += 1
-                client = _closed(client)
+                client = _drop(client)
             if self._fresh:
-                client = _closed(client)
-        _closed(client)
+                client = _drop(client)
+        _drop(client)
 
 
-def _closed(client: RawClient | None) -> None:
+def _drop(client: RawClient | None) -> RawClient | None:
+    """Close its connection; nobody is left."""
     if client is not None:
         client.sock.close()
+    return None
 
 
 def ask(client: RawClient, number: int) -> str:
