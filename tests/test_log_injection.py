@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -215,3 +216,28 @@ def test_pieces_are_whole_lines_that_a_pipe_takes_whole(lines: list[bytes]) -> N
     for piece in pieces:
         assert piece.endswith(b"\n")
         assert len(piece) <= WHOLE or piece.count(b"\n") == 1
+
+
+def test_a_slow_reader_finds_every_line_whole() -> None:
+    """Two logs share a pipe that is full most of the time, as those of two children do."""
+    read, write = os.pipe()
+    logs = [AccessLog("text", f"worker {number} g1", write) for number in range(2)]
+    requests = [RequestReceived("GET", b"/" + char * 700, b"/", b"", "1.1", []) for char in (b"a", b"b")]
+    for log, request in zip(logs, requests, strict=True):
+        worker = log.for_worker()
+        for _ in range(300):
+            worker.add(("127.0.0.1", 5000), request, 200, 13, 7.0, 7.0005)
+    threads = [threading.Thread(target=log.flush) for log in logs]
+    for thread in threads:
+        thread.start()
+    received = bytearray()
+    while received.count(b"\n") < 600:
+        received += os.read(read, 999)
+    for thread in threads:
+        thread.join()
+    whole = re.compile(
+        rb'\S+Z  access    worker [01] g1  127\.0\.0\.1 "GET /(a{700}|b{700}) HTTP/1\.1" 200 13 0\.500ms'
+    )
+    assert all(whole.fullmatch(line) for line in received.splitlines())
+    os.close(read)
+    os.close(write)
