@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ..support.corpus import Case, load
+from ..support.corpus import load
 from ..support.corpus_bytes import PLACES, byte_cases
-from ..support.corpus_player import Player, plays
+from ..support.corpus_player import Player
 from ..support.daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +24,9 @@ asgi, wsgi = corpus_app.asgi, corpus_app.wsgi
 
 
 @pytest.fixture(scope="module", params=["threads", "async", "wsgi"])
-def way(
+def player(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Daemon]]:
+) -> Iterator[tuple[str, Player]]:
     way: str = request.param
     config = {
         "app": "demo:wsgi" if way == "wsgi" else "demo:asgi",
@@ -35,25 +35,19 @@ def way(
     }
     with Daemon(tmp_path_factory.mktemp(way), app=APP, config=config) as daemon:
         daemon.wait_ready()
-        yield way, daemon
+        yield way, Player(daemon.port, wsgi=way == "wsgi")
         assert daemon.count("Traceback|error") == 0
 
 
-def cases() -> list[Case]:
-    return load("valid") + load("invalid")
-
-
-def test_the_corpus(way: tuple[str, Daemon]) -> None:
-    name, daemon = way
-    hows, forces = (HOWS, (False, True)) if name == "threads" else (["whole", "by byte"], (name == "async",))
-    faults = Player(daemon.port, wsgi=name == "wsgi").run(list(plays(cases(), hows, forces)))
+def test_the_corpus(player: tuple[str, Player]) -> None:
+    way, played = player
+    hows, forces = (HOWS, (False, True)) if way == "threads" else (["whole", "by byte"], (way == "async",))
+    faults = played.play(load("valid") + load("invalid"), hows, forces)
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(sorted(faults)[:20])
 
 
-def test_every_byte_in_every_place(way: tuple[str, Daemon]) -> None:
-    name, daemon = way
-    if name != "threads":
-        pytest.skip("one way is enough: the parsers are the same")
-    every = [case for place in PLACES for case in byte_cases(place)]
-    faults = Player(daemon.port).run(list(plays(every, ["whole"], (False,))))
+@pytest.mark.parametrize("player", ["threads"], indirect=True)
+def test_every_byte_in_every_place(player: tuple[str, Player]) -> None:
+    cases = [case for place in PLACES for case in byte_cases(place)]
+    faults = player[1].play(cases, ["whole"], (False,))
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(sorted(faults)[:20])

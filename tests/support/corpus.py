@@ -55,11 +55,15 @@ class Case:
 
 def load(kind: str) -> list[Case]:
     """All cases of "valid" or "invalid"."""
-    return [_case(kind, path, raw) for path in sorted((FOLDER / kind).glob("*.yaml")) for raw in _read(path)]
+    return [
+        _case(kind, path, raw) for path in sorted((FOLDER / kind).glob("*.yaml")) for raw in read_yaml(path)
+    ]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="ascii"))
+def read_yaml(path: Path) -> list[dict[str, Any]]:
+    """A file of the corpus. With libyaml where it is there: ten times as quick, for thousands of lines."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    cases: list[dict[str, Any]] = yaml.load(path.read_text(encoding="ascii"), loader)  # noqa: S506 - it is safe
     return cases
 
 

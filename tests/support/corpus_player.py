@@ -7,6 +7,7 @@ tests/test_http_corpus.py holds that against the corpus.
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,19 +82,6 @@ def pieces(data: bytes, how: str) -> Sequence[bytes]:
     return cut(data, int(how.removeprefix("random ")))
 
 
-def plays(cases: Iterable[Case], hows: Sequence[str], forces: Sequence[bool]) -> Iterator[Play]:
-    """Every case in each of the ways."""
-    limits = {given: number for number, given in enumerate(all_limits())}
-    number = 0
-    for case in cases:
-        for how in hows:
-            for force in forces:
-                number += 1
-                high, low = divmod(number, 256)
-                source = f"127.{way(limits[case.limits_as_given], force_general=force)}.{high}.{low}"
-                yield Play(case, how, pieces(case.data, how), force, source)
-
-
 class Player:
     """Plays to the daemon on ``port``. wsgi: its application is one, which sees variables and not fields."""
 
@@ -101,9 +89,11 @@ class Player:
         self._port = port
         self._wsgi = wsgi
         self._expected: dict[str, Expected] = {}
+        self._number = 0  # of the last play: an address is never used again
 
-    def run(self, wanted: Sequence[Play]) -> list[str]:
-        """Play all of them; what went wrong, a line for each."""
+    def play(self, cases: Iterable[Case], hows: Sequence[str], forces: Sequence[bool]) -> list[str]:
+        """Play every case in each of the ways; what went wrong, a line for each."""
+        wanted = list(self._plays(cases, hows, forces))
         for each in wanted:
             if each.case.id not in self._expected:
                 self._expected[each.case.id] = expected(each.case)
@@ -112,6 +102,14 @@ class Player:
         notes = seen(self._port)
         faults += [self._compare(each, notes.get(each.source, [])) for each in wanted]
         return [fault for fault in faults if fault]
+
+    def _plays(self, cases: Iterable[Case], hows: Sequence[str], forces: Sequence[bool]) -> Iterator[Play]:
+        limits = {given: number for number, given in enumerate(all_limits())}
+        for case, how, force in itertools.product(cases, hows, forces):
+            self._number += 1
+            high, low = divmod(self._number, 256)
+            source = f"127.{way(limits[case.limits_as_given], force_general=force)}.{high}.{low}"
+            yield Play(case, how, pieces(case.data, how), force, source)
 
     def _play(self, each: Play) -> str:
         wanted = self._expected[each.case.id]

@@ -41,10 +41,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from .client import RawClient
-from .corpus import FOLDER, to_bytes
+from .corpus import FOLDER, read_yaml, to_bytes
 
 PATIENCE: Final = 10.0
 _KEYS: Final = {"title", "rfc", "talk", "app", "asgi", "wsgi", "reads", "by", "seen", "log"}
@@ -89,12 +87,9 @@ class Play:
 
 def load_exchanges() -> list[Play]:
     """All of them, in the same order in every process."""
-    return [_play(path, raw) for path in sorted((FOLDER / "exchange").glob("*.yaml")) for raw in _read(path)]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    plays: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="ascii"))
-    return plays
+    return [
+        _play(path, raw) for path in sorted((FOLDER / "exchange").glob("*.yaml")) for raw in read_yaml(path)
+    ]
 
 
 def _play(path: Path, raw: dict[str, Any]) -> Play:
