@@ -36,7 +36,7 @@ class ConnectionTable:
         addresses: PerAddress | None = None,
     ) -> None:
         self.by_fd: dict[int, Connection] = {}
-        self._most = most
+        self.most = most
         self._addresses = addresses
         self._record = record
         self._make = make
@@ -49,12 +49,12 @@ class ConnectionTable:
     @property
     def full(self) -> bool:
         """Whether there is no place for one more."""
-        return self._most > 0 and len(self.by_fd) >= self._most
+        return self.most > 0 and len(self.by_fd) >= self.most
 
     @property
     def room(self) -> int:
         """For how many more there is a place."""
-        return max(0, self._most - len(self.by_fd)) if self._most else sys.maxsize
+        return max(0, self.most - len(self.by_fd)) if self.most else sys.maxsize
 
     def all(self) -> list[Connection]:
         """The open connections at this moment; any of them may close at any time."""

@@ -1,9 +1,9 @@
 """How connections come in: one accepted at a time, all that wait where the child cannot keep up, or in place of others.
 
-Promises: a child never has more connections than its table takes; when it is full and somebody waits, the longest idle
-connection goes (``longest_idle``), and when none may go the listener is held back, until a connection ends; the
-listener of an accepted connection is armed again, whatever became of the connection. Refuses: to know what a connection
-does.
+Promises: a child keeps no more connections than its table takes (it has one more while one comes and another goes);
+when it is full and somebody waits, the longest idle connection goes (``longest_idle``), and when none may go the
+listener is held back, until a connection ends; the listener of an accepted connection is armed again, whatever became
+of the connection. Refuses: to know what a connection does.
 
 Any thread may call it.
 """

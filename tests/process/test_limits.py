@@ -194,7 +194,9 @@ def test_full_the_longest_idle_connection_goes_for_a_new_one(tmp_path: Path, sta
         assert connect(stack, daemon).get().status == 200
     assert all(client.closed() for client in clients[:39])
     assert clients[-1].get().status == 200, "who was used last is still there"
-    daemon.wait_for_line("as many as limits.connections allows: the longest idle is closed for a new one")
+    daemon.wait_for_line(
+        "300 connections are open, as many as limits.connections allows: idle ones are closed for new ones"
+    )
     wait_until(lambda: metric(daemon, "serverd_connections_seen_off_total") == 40, "it is counted")
 
 
