@@ -117,7 +117,10 @@ def client_key(host: str) -> str:
     """What counts as one client: an address of IPv4, or the /64 of one of IPv6. ``host`` as accept(2) gives it."""
     if ":" not in host:
         return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError, ValueError:  # what only a broken sibling would hand over
+        return host
     if packed.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
     return socket.inet_ntop(socket.AF_INET6, packed[:_PREFIX] + bytes(16 - _PREFIX)) + "/64"

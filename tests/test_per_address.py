@@ -23,6 +23,8 @@ from serverd.server.per_address import PerAddress, client_key
         ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("::1", "::/64"),
+        ("no:address", "no:address"),
+        ("\0:", "\0:"),
     ],
 )
 def test_a_client_is_an_address_of_ipv4_or_a_64_of_ipv6(host: str, key: str) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from serverd.config import ServerConfig, TimeoutsConfig, TlsConfig
-from serverd.server.connection import Phase
+from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig, TlsConfig
+from serverd.server.connection import SINCE, Phase
 from serverd.server.deadlines import SETTLED
 from serverd.server.tls import CIPHERS, TlsContexts, tls_connections
 from serverd.server.tls_connection import PIECE
@@ -228,6 +228,27 @@ def test_an_idle_connection_is_closed_with_close_notify(
     with https(hello, server, by=by, config=config) as served, TlsClient(served.address, client) as conn:
         assert conn.get().body == b"hello"
         assert conn.closed()
+
+
+def test_an_idle_connection_makes_room_with_close_notify_and_a_handshake_stays(
+    server: Files, client: ssl.SSLContext, by: str
+) -> None:
+    config = replace(CONFIG, limits=LimitsConfig(connections=2))
+    with https(hello, server, by=by, config=config) as served, contextlib.ExitStack() as stack:
+        served.queue.alone = True
+        begun = stack.enter_context(RawClient(served.address))
+        begun.send(b"\x16\x03\x01")
+        idle = stack.enter_context(TlsClient(served.address, client))
+        assert idle.get().body == b"hello"
+        wait_until(
+            lambda: {conn.phase for conn in served.queue.connections()} == {Phase.IDLE, Phase.HANDSHAKE}
+        )
+        for conn in served.queue.connections():
+            conn.numbers[SINCE] -= 5
+        assert stack.enter_context(TlsClient(served.address, client)).get().body == b"hello"
+        assert idle.closed()
+        assert served.queue.seen_off == 1
+        assert {conn.phase for conn in served.queue.connections()} >= {Phase.HANDSHAKE}
 
 
 @pytest.mark.parametrize("notify", [True, False])

@@ -237,8 +237,10 @@ def refused(client: RawClient) -> bool:
         return True
 
 
-def test_so_many_connections_of_one_address_and_no_more(tmp_path: Path, stack: ExitStack) -> None:
-    config = {"limits": {"connections_per_address": 3}, "admin": {"listen": "127.0.0.1:0"}}
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_so_many_connections_of_one_address_and_no_more(tmp_path: Path, stack: ExitStack, mode: str) -> None:
+    config: dict[str, Any] = {"limits": {"connections_per_address": 3}, "workers": {"mode": mode}}
+    config["admin"] = {"listen": "127.0.0.1:0"}
     daemon = stack.enter_context(Daemon(tmp_path, app=ASGI, config=config)).wait_ready()
     first = [connect(stack, daemon, "127.0.0.2") for _ in range(3)]
     assert [client.get().status for client in first] == [200] * 3
