@@ -262,10 +262,11 @@ class ProxyConfig:
     trusted: tuple[str, ...] = key(
         ListOf(Network()), ("127.0.0.1",), "peers whose X-Forwarded-* and Forwarded headers count"
     )
-    # Not -host and -port: most proxies pass Host on, and whatever their clients say in these two with it.
+    # Not those that name the host: most proxies pass Host on, and whatever their clients say in these with it. A page
+    # of a stranger can have a browser on this machine say it too.
     headers: tuple[ProxyHeader, ...] = key(
         ListOf(Choice[ProxyHeader](_PROXY_HEADERS)),
-        ("forwarded", "x-forwarded-for", "x-forwarded-proto"),
+        ("x-forwarded-for", "x-forwarded-proto"),
         "which of these headers count: those that every proxy in front sets or removes",
     )
     protocol: bool = key(Flag(), False, "expect the PROXY protocol on every connection")

@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 
 import setproctitle
 
-from ...config import LimitsConfig, LoggingConfig, ServerConfig, TimeoutsConfig, WorkersConfig
+from ...config import LimitsConfig, LoggingConfig, ProxyConfig, ServerConfig, TimeoutsConfig, WorkersConfig
 from ...config.logs import setup_logging
 from ..async_pool import AsyncPool
 from ..connection import Address, Connection, Server
@@ -43,6 +43,8 @@ from .reading import Reader
 _TIMEOUTS: Final = TimeoutsConfig(head=5.0, body=5.0, keep_alive=90.0, write=10.0)
 _LIMITS: Final = LimitsConfig(connections=512, body=64 * 1024, head=16 * 1024)
 _WORKERS: Final = WorkersConfig(mode="async", loop="asyncio")
+# Nobody's word about a client or a host counts here: `AdminApp` looks at Host itself.
+_NOBODY: Final = ProxyConfig(trusted=())
 _LONGEST: Final = 86400.0
 # For answers that are under way when the master lets this process go; none of them takes a tenth of it.
 _LEAVING: Final = 0.5
@@ -85,7 +87,9 @@ class _Plane:
         reader = Reader(Arena.open(arena))
         observer = self._pool.call(_made(lambda: Observer(reader))).result()
         app: Any = AdminApp(observer, self._pulse.silence, limit=capacity)
-        config = ServerConfig(app="serverd:admin", timeouts=_TIMEOUTS, limits=_LIMITS, workers=_WORKERS)
+        config = ServerConfig(
+            app="serverd:admin", timeouts=_TIMEOUTS, limits=_LIMITS, workers=_WORKERS, proxy=_NOBODY
+        )
         self._pool.serve(config, app, self._queue)
 
     def listen(self) -> None:

@@ -87,6 +87,14 @@ http {{
 }}
 """
 
+# What a client may write, and a proxy that does not know of it passes on.
+FORGED = (
+    "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\n"
+    "Forwarded: for=6.6.6.6;host=evil\r\n"
+)
+
+HEADERS = ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"]
+
 HAPROXY = """
 global
     maxconn 200
@@ -182,9 +190,7 @@ def test_nginx_with_its_usual_headers(
 
         def check(name: str) -> None:
             for secure in (False, True):
-                told = ask(tls if secure else front, name, "X-Forwarded-For: 6.6.6.6\r\nForwarded: for\r\n"
-                           if not secure and name == "" else "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Host: evil\r\n",
-                           authority.client() if secure else None)  # fmt: skip
+                told = ask(tls if secure else front, name, FORGED, authority.client() if secure else None)
                 assert (told[0] if interface == "wsgi" else told[0][0]) == name
                 assert told[1] == ("https" if secure else "http")
                 assert told[-1] == "test"
@@ -234,7 +240,8 @@ def _serves(port: int, tls: bool, folder: Path) -> bool:
 
 def test_haproxy_with_headers(tmp_path: Path) -> None:
     backend = "option forwardfor\n    http-request set-header X-Forwarded-Proto https\n    http-reuse always"
-    with haproxy(tmp_path, "http", "", backend=backend) as (daemon, front):
+    proxy = {"headers": ["forwarded", "x-forwarded-for", "x-forwarded-proto"]}
+    with haproxy(tmp_path, "http", "", backend=backend, proxy=proxy) as (daemon, front):
         for number in range(2, 12):
             name = f"127.0.0.{number}"
             told = ask(front, name, "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: http\r\n")
@@ -317,6 +324,24 @@ def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_line(r"generation 2 ready", after=mark)
         assert daemon.count(r"proxy\.trusted has") == 1
+
+
+def test_the_admin_plane_believes_nobody(tmp_path: Path) -> None:
+    """It answers to the names of this machine only, as a page of a stranger could have a browser here ask it."""
+    port = free_port()
+    with Daemon(
+        tmp_path, config={"admin": {"listen": f"127.0.0.1:{port}"}, "proxy": {"headers": HEADERS}}
+    ) as daemon:
+        daemon.wait_ready()
+        for said, status in (
+            ("Host: localhost", 200),
+            ("Host: evil.example", 421),
+            ("Host: evil.example\r\nX-Forwarded-Host: localhost\r\nForwarded: host=localhost", 421),
+            ("Host: localhost\r\nX-Forwarded-For: nonsense\r\nForwarded: for", 200),
+        ):
+            with RawClient(("127.0.0.1", port)) as client:
+                client.send(f"GET /status HTTP/1.1\r\n{said}\r\nConnection: close\r\n\r\n".encode())
+                assert client.response().status == status, said
 
 
 def test_haproxy_in_front_of_tls(tmp_path: Path, authority: Authority) -> None:
