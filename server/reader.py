@@ -100,15 +100,29 @@ class RequestReader:
             _wait_for_more(conn, inbox)
             return None
         parsed.route = self._route(parsed)
+        origin_form = parsed.target.startswith(b"/")
+        if not origin_form:
+            self._check_scheme(conn, parsed)
         # Before anything of the body is read: a proxy that makes no sense is answered at once.
         request = self._proxies.told(conn, parsed) if parsed.forwarded else parsed
         size = request.head_size
         if not request.content_length and not request.chunked:
             conn.inbox = rest = inbox[size:]
-            if not rest:
+            if not rest and origin_form:
                 (self._claiming if parsed.forwarded else self._known).keep(inbox, (parsed, b""))
             return request, b""
         return self._begin_body(conn, request, inbox[size:])
+
+    def _check_scheme(self, conn: Connection, request: RequestReceived) -> None:
+        """RFC 9110 7.4: what is asked for as https has to come over TLS, or by way of a trusted gateway."""
+        if (
+            request.target[:6].lower() == b"https:"
+            and not conn.secure
+            and not self._proxies.trusts(conn.peer)
+        ):
+            fault = ProtocolError(421, "the target is an https URI, and this connection is not secured")
+            fault.silent = request.method == "HEAD"
+            raise fault
 
     def _begin_body(self, conn: Connection, request: RequestReceived, rest: bytes) -> Complete | None:
         length = request.content_length

@@ -92,6 +92,18 @@ def asked(client: RawClient, headers: str = "", target: str = "/") -> Any:
 # -- headers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("trusted", "status"), [(("127.0.0.1",), 200), (("127.0.0.2",), 421)])
+def test_an_https_target_without_tls_has_to_come_from_a_trusted_proxy(
+    by: str, trusted: tuple[str, ...], status: int
+) -> None:
+    with serving(where, config=configured(trusted=trusted), by=by) as served, served.connect() as client:
+        assert client.get("https://a.example/").status == status
+        if status == 421:
+            assert client.closed()
+        else:
+            assert client.get("/").status == 200
+
+
 def test_an_application_is_told_what_the_proxy_says(by: str) -> None:
     with serving(where, config=configured(), by=by) as served, served.connect() as client:
         mine, port = list(client.sock.getsockname()), list(served.address)

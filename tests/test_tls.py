@@ -81,6 +81,12 @@ def test_both_versions(server: Files, authority: Authority, version: ssl.TLSVers
         assert conn.post("/", b"x" * 50_000).body == b"x" * 50_000
 
 
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "http"])
+def test_a_target_with_its_scheme(server: Files, client: ssl.SSLContext, scheme: str, by: str) -> None:
+    with https(hello, server, by=by) as served, TlsClient(served.address, client) as conn:
+        assert conn.get(f"{scheme}://a.example/").body == b"hello"
+
+
 def test_pipelined_requests_in_one_record(server: Files, client: ssl.SSLContext, by: str) -> None:
     with https(hello, server, by=by) as served, TlsClient(served.address, client) as conn:
         conn.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 20)

@@ -95,6 +95,10 @@ class Proxies:
         self._known: dict[tuple[int, Place], tuple[RequestReceived, RequestReceived]] = {}
         self._meanings: dict[tuple[tuple[tuple[bytes, bytes], ...], Place], Meaning] = {}
 
+    def trusts(self, peer: Address | None) -> bool:
+        """Whether this peer is a trusted proxy."""
+        return self._trust.peer(peer)
+
     def told(self, conn: Connection, request: RequestReceived) -> RequestReceived:
         """``request``, which has fields of proxies, or another with what they say. Raises ProtocolError.
 
