@@ -32,6 +32,7 @@ from .app_loader import AppLoadError, LoadedApp
 from .arena import Papers, Region
 from .channel import Begin, BootFailed, Channel, ChannelError, Fork, Forked, Preloaded
 from .child import ChildSpec
+from .listening import rest_after
 from .process import load
 
 logger = logging.getLogger("serverd.worker")
@@ -102,6 +103,9 @@ def _next_order(channel: Channel) -> tuple[Fork, list[int]] | None:
             message, descriptors = channel.recv_with(_MOST_HANDED)
         except ChannelError as exc:
             logger.error("%s; ignored", exc)
+            continue
+        except OSError as exc:  # the master is still there
+            rest_after(exc, "recvmsg")
             continue
         if message is None:
             return None
