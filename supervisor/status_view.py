@@ -61,7 +61,12 @@ def head(status: Status) -> Iterator[str]:
         yield f"threads that never came back: {status['lost_threads']}"
     if template := status.get("resident", {}).get("template"):
         yield f"children are forked from a template of {memory(template)}"
-    yield f"requests: {_requests(status.get('totals', {}))}"
+    totals = status.get("totals", {})
+    yield f"requests: {_requests(totals)}"
+    if totals.get("refused"):
+        yield f"connections beyond limits.connections_per_address: {totals['refused']:,} closed at once"
+    if totals.get("seen_off"):
+        yield f"connections at limits.connections: {totals['seen_off']:,} idle ones closed for new ones"
 
 
 def table(status: Status) -> list[str]:

@@ -33,6 +33,8 @@ STATUS: dict[str, Any] = {
         "by_status": {"2xx": 12000, "4xx": 345, "5xx": 0},
         "bounds": [0.001, 0.01, 1.0],
         "latency": {"counts": [6000, 6300, 44, 1], "sum": 20.0},
+        "refused": 1234,
+        "seen_off": 5,
     },
     "children": [
         {
@@ -67,6 +69,8 @@ def test_the_whole_picture() -> None:
         "children replaced: crash 1, max_rss 12",
         "threads that never came back: 2",
         "requests: 12,345 (2xx 12,000, 4xx 345); half took ≤ 10 ms, 99 % ≤ 10 ms",
+        "connections beyond limits.connections_per_address: 1,234 closed at once",
+        "connections at limits.connections: 5 idle ones closed for new ones",
         "",
         "child        pid  state      age  busy  requests  memory  oldest request",
         "worker 0 g3  100  ready      2 h   3/8     6,000  53 MiB  1 min GET /chat (websocket) (and 2 more)",
