@@ -1,7 +1,7 @@
 # The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak hostile fuzz autobahn scan clean
+.PHONY: help run test lint format bench soak faults stress hostile fuzz autobahn scan clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # What is appended to the command, as in: make test ARGS="-k drain"
@@ -52,6 +52,14 @@ fuzz: ## random requests through both parsers and h11 until Ctrl-C, and what the
 hostile: ## measure well-behaved clients beside thousands of slow and hostile ones (20 minutes)
 	@tools/bootstrap dev
 	@exec $(BIN)/python benchmarks/hostile.py $(ARGS)
+
+faults: ## make system calls fail in every process of a daemon, once and for a while, and print what came of it (ten minutes)
+	@tools/bootstrap dev
+	@exec $(BIN)/pytest tests/faults/matrix.py --timeout=120 $(ARGS)
+
+stress: ## force thread switches under a mixed load, with and without the GIL (four minutes)
+	@tools/bootstrap dev
+	@STRESS_SECONDS=40 exec $(BIN)/pytest tests/process/test_stress.py --timeout=600 $(ARGS)
 
 autobahn: ## run the Autobahn TestSuite, 517 cases of WebSocket (ten minutes)
 	@tests/autobahn/run $(ARGS)

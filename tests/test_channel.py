@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
 import pytest
 
 from serverd.server.channel import (
@@ -11,6 +14,7 @@ from serverd.server.channel import (
     ChannelError,
     Drain,
     Drained,
+    LameDuck,
     Message,
     Ready,
     Stop,
@@ -102,3 +106,40 @@ def test_a_field_of_another_type_is_no_message(packet: bytes) -> None:
 def test_every_message_survives_the_way() -> None:
     ready = Ready(7, 4, False, None, 1, "app")
     assert decode(encode(ready)) == ready
+
+
+class Short:
+    """A socket for whose packets the kernel has no memory, so many times."""
+
+    def __init__(self, times: int, *, waits: bool) -> None:
+        self.left = times
+        self.packets: list[bytes] = []
+        self._waits = waits
+
+    def gettimeout(self) -> float | None:
+        return None if self._waits else 0.0
+
+    def send(self, packet: bytes, flags: int) -> int:
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        self.packets.append(packet)
+        return len(packet)
+
+
+def test_what_a_child_says_is_not_lost_for_want_of_memory() -> None:
+    ready = Ready(7, 4, False, None, 1, "app")
+    sock: Any = Short(2, waits=True)
+    assert Channel(sock).send(ready)
+    assert sock.packets == [encode(ready)]
+
+
+def test_the_master_does_not_wait_for_memory_and_says_it_later_in_order() -> None:
+    sock: Any = Short(2, waits=False)
+    channel = Channel(sock)
+    assert channel.send(LameDuck())
+    assert channel.send(Stop())
+    assert sock.packets == []
+    assert not channel.flush()
+    assert channel.flush()
+    assert sock.packets == [encode(LameDuck()), encode(Stop())]
