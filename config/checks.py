@@ -9,7 +9,7 @@ import pwd
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .addresses import ListenAddress, TcpAddress
+from .addresses import ListenAddress, TcpAddress, UnixAddress
 from .compound import ThreadRange
 from .kinds import show
 from .model import ServerConfig
@@ -30,6 +30,8 @@ def check(config: ServerConfig) -> Iterator[Finding]:
     yield from _places(config)
     yield from _tls(config)
     yield from _listeners(config.listen)
+    if config.proxy.protocol:
+        yield from _proxies(config)
     if (
         config.admin is not None
         and config.admin.listen in config.listen
@@ -80,6 +82,22 @@ def _listeners(addresses: tuple[ListenAddress, ...]) -> Iterator[Finding]:
     for index, address in enumerate(addresses):
         if not _any_port(address) and first.setdefault(address, index) != index:
             yield Finding(("listen", index), f"{address} is already listen[{first[address]}]")
+
+
+def _proxies(config: ServerConfig) -> Iterator[Finding]:
+    """Listeners that could take no connection, as every peer would have to be trusted."""
+    trusted = set(config.proxy.trusted)
+    for index, address in enumerate(config.listen):
+        unix = isinstance(address, UnixAddress)
+        if not unix and not isinstance(address, TcpAddress):
+            continue  # what systemd passes may be either
+        if not trusted & {"*", "unix"} if unix else not trusted - {"unix"}:
+            who = "unix" if unix else "the proxies' addresses"
+            message = (
+                f"listen[{index}] would take no connection: name {who} in proxy.trusted, or leave this out"
+            )
+            yield Finding(("proxy", "protocol"), message, (("proxy", "trusted"), ("listen", index)))
+            return
 
 
 def _any_port(address: ListenAddress) -> bool:

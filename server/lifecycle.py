@@ -20,7 +20,8 @@ logger = logging.getLogger("serverd.worker")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened:
-    """A connection was accepted. ``client`` is (host, port), or None on a unix socket."""
+    """A connection was accepted. ``client`` is the other end, (host, port), or None on a unix socket: a proxy, where
+    there is one."""
 
     connection_id: int
     at: float

@@ -118,6 +118,14 @@ VALUES = [
      '1:19: proxy.trusted[0]: expected an address without /8, or the network 10.0.0.0/8, got "10.1.2.3/8"'),
     ("proxy: {trusted: ['fe80::1%eth0']}",
      '1:19: proxy.trusted[0]: expected an IPv6 address without the zone %eth0, got "fe80::1%eth0"'),
+    ("proxy: {protocol: true, trusted: []}",
+     ("1:19: proxy.protocol: listen[0] would take no connection: name the proxies' addresses in proxy.trusted, "
+      "or leave this out")),
+    ("proxy: {protocol: true, trusted: unix}",
+     ("1:19: proxy.protocol: listen[0] would take no connection: name the proxies' addresses in proxy.trusted, "
+      "or leave this out")),
+    ("listen: ['unix:/run/a']\nproxy: {protocol: true}",
+     "2:19: proxy.protocol: listen[0] would take no connection: name unix in proxy.trusted, or leave this out"),
     ("proxy: {headers: [x-real-ip]}",
      ("1:19: proxy.headers[0]: expected forwarded, x-forwarded-for, x-forwarded-proto, x-forwarded-host or "
      'x-forwarded-port, got "x-real-ip"')),
