@@ -2,9 +2,9 @@
 
 Promises: no request waits for the log's reader; the lines of one worker keep their order; a line is written at most
 50 ms after its response. When the reader is so slow that ``MOST_BLOCKS`` blocks of a worker wait, new lines are
-dropped, and counted in a line of their own. Lines of several children do not mix: each is shorter than what a pipe
-takes whole, so a long target is cut. Refuses: header values (secrets travel there), queries if it is told to
-(``logging.query``), and any byte that could end or forge a line.
+dropped, and counted in a line of their own; those that cannot be made cost no request. Lines of several children do
+not mix: each is shorter than what a pipe takes whole, so a long target is cut. Refuses: header values (secrets travel
+there), queries if it is told to (``logging.query``), and any byte that could end or forge a line.
 
 Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits.
 Between the two stands a lock that is held for an append, and while a block of at most ``BLOCK`` lines is formatted
@@ -13,6 +13,7 @@ Between the two stands a lock that is held for an append, and while a block of a
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -26,6 +27,8 @@ from ..config.logs import in_pieces
 from .connection import Address
 from .http.events import RequestReceived
 from .memo import LONGEST, MOST
+
+logger = logging.getLogger("serverd.worker")
 
 # (peer, request, status, body bytes, since, now)
 Entry = tuple[Address | None, RequestReceived, int, int, float, float]
@@ -122,6 +125,18 @@ class WorkerLog:
         if len(self._sealed) >= MOST_BLOCKS or self._size >= MOST_BYTES:
             self.lost += len(entries)
             return
+        try:
+            block = self._block(entries)
+        except Exception:
+            # It must not cost the request. It did: the exception came out of the application's `send`, which was
+            # complete, and the connection was nobody's any more.
+            logger.exception("%d lines of the access log are lost", len(entries))
+            return
+        self._sealed.append(block)
+        self._size += len(block)
+
+    def _block(self, entries: list[Entry]) -> bytes:
+        """The lines of ``entries``."""
         lines = []
         begins, ends, beginning = self._from, self._from + 1, self._beginning
         middle = ""
@@ -139,9 +154,7 @@ class WorkerLog:
                 key = (client, request.method, request.target, request.version, status, size)
                 middle = self._known.get(key) or self._describe(*key)
             lines.append(f"{beginning}{middle}{(now - since) * 1000:.3f}{self._ending}")
-        block = "".join(lines).encode("ascii")
-        self._sealed.append(block)
-        self._size += len(block)
+        return "".join(lines).encode("ascii")
 
     def _new_second(self, now: float) -> str:
         """How lines begin from the monotonic time ``now`` on; the wall clock is asked each time, as it may be set."""

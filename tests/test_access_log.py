@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
@@ -119,6 +120,27 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
         lines = [json.loads(line) for line in file]
     assert [line.get("target") for line in lines] == [*(f"/{number}" for number in range(10)), None, "/later"]
     assert lines[10]["message"].startswith("17 access log lines were dropped")
+
+
+def test_a_line_that_cannot_be_made_costs_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(access_log, "BLOCK", 2)
+    monkeypatch.setattr(logging.getLogger("serverd"), "propagate", True)
+    read, write = os.pipe()
+    log = AccessLog("json", "worker 0 g1", write)
+    worker = log.for_worker()
+    worker.add(("127.0.0.1", 1), asked(b"/a"), 200, 0, 0.0, 0.0)
+    broken = asked(b"/b")
+    broken.target = None  # type: ignore[assignment]  # as no parser makes it
+    worker.add(None, broken, 200, 0, 0.0, 0.0)  # the request that seals the block
+    log.flush()
+    worker.add(None, asked(b"/later"), 200, 0, 0.0, 0.0)
+    log.flush()
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert [json.loads(line)["target"] for line in file] == ["/later"]
+    assert [record.getMessage() for record in caplog.records] == ["2 lines of the access log are lost"]
 
 
 def test_long_lines_that_nobody_reads_take_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
