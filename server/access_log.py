@@ -172,8 +172,7 @@ class WorkerLog:
         text = _shown(shown, self._form)
         # Both are checked where they come from: an address, a token. It costs nothing to be sure.
         who, verb = (
-            _shown(part.encode("utf-8", "surrogatepass"), self._form, _MOST_WORD)
-            for part in (client, method)
+            _shown(part.encode("utf-8", "surrogatepass"), self._form, _MOST_WORD) for part in (client, method)
         )
         middle = _MIDDLES[self._form](who, verb, text, version, status, size)
         if len(target) <= LONGEST:
