@@ -157,7 +157,7 @@ def attack(kind: Kind, options: argparse.Namespace, folder: Path, cores: machine
             outcome.alone.append(measure(daemon, good, options.seconds))
             crowd = Peer(cores.load, "hostile.crowd", daemon.port, kind.name, count)
             crowd.hear()
-            time.sleep(1.0)
+            time.sleep(kind.settle)
             outcome.disturbed.append(measure(daemon, good, options.seconds))
             if not number:
                 outcome.held = max(0, daemon.descriptors() - descriptors)

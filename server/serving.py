@@ -13,8 +13,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..config import ServerConfig
 from .access_log import WorkerLog
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
     from .app_loader import ASGIApp, WSGIApp
 
 logger = logging.getLogger("serverd.worker")
-
-# A client that has sent many requests at once has so many of them answered that begin within this time, in seconds, and
-# then waits for its turn as others do: one packet holds 1,000 requests, 400 of which are read at a time.
-TURN: Final = 0.001
 
 
 class Serving:
@@ -124,37 +119,30 @@ class Serving:
         """True if an exchange on ``conn`` goes on in this thread's loop, or was handed over to the async pool."""
         if conn.phase >= Phase.WRITING and not self._resume(conn):
             return False
-        exchange: Exchange | None = None
-        until = 0.0
-        while True:
-            try:
-                request, body = self._recv_request_fast(conn)
-            except ProtocolError as exc:
-                self._send_error(conn, exc)
-                return False
-            if request is None:
-                self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
-                return False
-            conn.move(Phase.RUNNING)
-            conn.numbers[REQUESTS] += 1
-            self.requests += 1
-            # After the count, see `LoadKeeper._fall_asleep`. Of several that came together only the first has waited.
-            refused = self._refused(conn, request, body) if self.alert and exchange is None else None
-            if refused is not None:
-                exchange = refused
-            elif request.route and self._hand_over(conn, request, body):
+        try:
+            request, body = self._recv_request_fast(conn)
+        except ProtocolError as exc:
+            self._send_error(conn, exc)
+            return False
+        if request is None:
+            self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
+            return False
+        conn.move(Phase.RUNNING)
+        conn.numbers[REQUESTS] += 1
+        self.requests += 1
+        # After the count, see `LoadKeeper._fall_asleep`.
+        exchange = self._refused(conn, request, body) if self.alert else None
+        if exchange is None:
+            if request.route and self._hand_over(conn, request, body):
                 return True
-            else:
-                exchange = self._runner.start(conn, request, body)
-            if not exchange.owns:
-                return not exchange.done
-            exchange.owns = False
-            now = monotonic()
-            if not until:
-                until = now + TURN
-            elif now > until:
-                self.queue.park(conn, at_once=True)
-                return False
+            exchange = self._runner.start(conn, request, body)
+        if not exchange.owns:
+            return not exchange.done
+        # Its next request is here already. It waits its turn behind all that is ready: one packet holds 1,000 requests,
+        # and a client that sends many at once is not to have a thread for itself until they are answered.
+        exchange.owns = False
+        self.queue.park(conn, at_once=True)
+        return False
 
     def _resume(self, conn: Connection) -> bool:
         """Go on in a phase in which there is no request. True when one may be read now."""

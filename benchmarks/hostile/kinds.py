@@ -47,7 +47,8 @@ class Kind:
     -1: all that comes, at once. buffer: SO_RCVBUF.
 
     With ``rate`` none is held: so many connections a second send ``first`` and are reset, or closed with ``orderly``,
-    after ``stay`` seconds. cut: of number n only the first n bytes (modulo all of them) are sent.
+    after ``stay`` seconds. cut: of number n only the first n bytes (modulo all of them) are sent. settle: seconds until
+    it is what it is called, and measured.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Kind:
     cut: bool = False
     tls: bool = False
     upgrade: bool = False
+    settle: float = 1.0
 
 
 def kinds() -> dict[str, Kind]:
@@ -77,7 +79,7 @@ def kinds() -> dict[str, Kind]:
         Kind("idle", "one request each, then idle keep-alives", 10_000, (GET % b"/",), read=-1),
         Kind("silent", "connections that never send", 10_000),
         Kind("slow-bytes", "10 MB as one body, read 64 bytes a second", 1000, (GET % b"/bytes",), **slow),
-        Kind("slow-fresh", "the same, made for each request", 100, (GET % b"/fresh",), **slow),
+        Kind("slow-fresh", "the same, made for each request", 100, (GET % b"/fresh",), settle=4.0, **slow),
         Kind("slow-stream", "10 MB in pieces of 64 KiB, read so", 1000, (GET % b"/stream",), **slow),
         Kind("slow-file", "10 MB of a file, read so", 1000, (GET % b"/file",), **slow),
         Kind(
@@ -104,6 +106,7 @@ def kinds() -> dict[str, Kind]:
             drip=(GET % b"/") * 1000,
             whole=True,
             buffer=4096,
+            settle=12.0,  # each has 1,200 answered before it is stopped: that is load
         ),
         Kind(
             "pipeline",
