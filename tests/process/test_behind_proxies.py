@@ -312,8 +312,14 @@ def test_haproxy_with_the_proxy_protocol(tmp_path: Path, version: str, mode: str
 
 
 def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
-    """As on a platform whose router has no fixed address; a child is warmed up without a header."""
-    config: dict[str, Any] = {"proxy": {"trusted": ["*"], "protocol": True}, "reload": {"warmup": ["/"]}}
+    """As on a platform whose router has no fixed address; a child is warmed up without a header.
+
+    The admin plane believes nobody: it answers to names of this machine only, as a page of a stranger could have a
+    browser here ask it.
+    """
+    port = free_port()
+    proxy = {"trusted": ["*"], "protocol": True, "headers": HEADERS}
+    config = {"proxy": proxy, "reload": {"warmup": ["/"]}, "admin": {"listen": f"127.0.0.1:{port}"}}
     with Daemon(tmp_path, app=WHERE, config=config).wait_ready() as daemon:
         daemon.wait_for_line(r"warning .*proxy\.trusted has \*: whoever can connect says who the client is")
         with RawClient(("127.0.0.1", daemon.port)) as client:
@@ -324,15 +330,6 @@ def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_line(r"generation 2 ready", after=mark)
         assert daemon.count(r"proxy\.trusted has") == 1
-
-
-def test_the_admin_plane_believes_nobody(tmp_path: Path) -> None:
-    """It answers to the names of this machine only, as a page of a stranger could have a browser here ask it."""
-    port = free_port()
-    with Daemon(
-        tmp_path, config={"admin": {"listen": f"127.0.0.1:{port}"}, "proxy": {"headers": HEADERS}}
-    ) as daemon:
-        daemon.wait_ready()
         for said, status in (
             ("Host: localhost", 200),
             ("Host: evil.example", 421),
