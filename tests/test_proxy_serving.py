@@ -499,6 +499,43 @@ def test_whom_the_header_names_is_the_peer_whose_headers_count(by: str) -> None:
         assert asked(client, "X-Forwarded-For: 9.9.9.9\r\n")[0] == ["1.2.3.4", 4711]
 
 
+@pytest.mark.parametrize("protocol", [False, True])
+def test_a_proxy_on_a_unix_socket(by: str, protocol: bool, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    make = expecting(Connection) if protocol else Connection
+    with serving(where, config=configured(trusted=("unix",)), make_connection=make, by=by) as served:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        served.queue.add_listener(listener)
+        with RawClient(path) as client:
+            if protocol:
+                client.send(V1)
+                assert asked(client, "X-Forwarded-For: 6.6.6.6\r\n") == [*NAMED[:3], "test"], (
+                    "1.2.3.4 is not trusted"
+                )
+            else:
+                assert asked(client, "X-Forwarded-For: 1.2.3.4\r\n") == [
+                    ["1.2.3.4", 0],
+                    "http",
+                    [path, None],
+                    "test",
+                ]
+            assert asked(client)[0] == (NAMED[0] if protocol else None)
+        with RawClient(served.address) as stranger:  # of the other listener, whose peers are not trusted
+            if protocol:
+                assert ended(stranger)
+            else:
+                assert asked(stranger, "X-Forwarded-For: 6.6.6.6\r\n")[0] == list(stranger.sock.getsockname())
+
+
+def test_a_client_that_came_by_a_unix_socket_has_no_address(by: str) -> None:
+    header = b"\r\n\r\n\x00\r\nQUIT\n" + struct.pack(">BBH", 0x21, 0x31, 216) + bytes(216)
+    with behind(by) as served, served.connect() as client:
+        client.send(header)
+        assert asked(client, "X-Forwarded-For: 6.6.6.6\r\n") == [None, "http", list(served.address), "test"]
+
+
 def test_websockets_files_and_bodies_pass_behind_it(by: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * 4000)
