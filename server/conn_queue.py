@@ -162,8 +162,7 @@ class ConnectionQueue:
         self.park(conn, keep_deadline=True)
 
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
-        """The kernel has no memory (ENOMEM) or no watches (ENOSPC, epoll_ctl(2)) to wait for this connection: ``tend``
-        tries again, as long as its deadline allows it."""
+        """The kernel has no memory, or no watches (ENOSPC), to wait for this connection: ``tend`` tries again."""
         say_failed("epoll_ctl", exc)
         if conn.owned.acquire(False):  # else its owner parks it
             conn.registered = False
@@ -202,8 +201,8 @@ class ConnectionQueue:
         self._epoll.register(fd, select.EPOLLONESHOT)
 
     def arm_errand(self, fd: int) -> bool:
-        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread. False: it
-        is not there, as the kernel has no memory for it."""
+        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread. False: not
+        now, the kernel has no memory for it."""
         try:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
         except (OSError, ValueError) as exc:
@@ -308,6 +307,12 @@ class ConnectionQueue:
     def connections(self) -> Iterable[Connection]:
         """The open connections at this moment; any of them may close at any time."""
         return self._connections.all()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether no connection is open, nor will be, once accepting has stopped."""
+        # In this order: a thread may stand between accept(2) and the table.
+        return not self._door.entering and not self._connections
 
     @property
     def open(self) -> int:

@@ -46,11 +46,21 @@ class Door:
         self._listeners = listeners
         self._park = park
         self._longest_idle = longest_idle
+        # One entry for each thread that accepts now: what it has accepted may not be in the table yet. Both ends of a
+        # list are as good as a number here, and its operations are atomic.
+        self.entering: list[int] = []
 
     def accept(self, fd: int, *, alone: bool, congested: bool) -> Connection | None:
         """The listener ``fd`` has an event: a connection, owned by the caller, or None. ``alone``: no other child
         accepts there. ``congested``: no thread was idle of late. Then the others that wait get places of their own,
         behind all that is ready."""
+        self.entering.append(fd)
+        try:
+            return self._accept(fd, alone, congested)
+        finally:
+            self.entering.pop()
+
+    def _accept(self, fd: int, alone: bool, congested: bool) -> Connection | None:
         leaver = None
         if self._connections.full:
             # Where others accept too, they may have room: who still waits after a pause is let in by `has_room`.

@@ -85,7 +85,7 @@ class Draining:
 
     def _finished(self) -> bool:
         # In this order: the last connection may go while its application still runs, but none comes any more.
-        return not self._queue.open and self._workers.is_idle()
+        return self._queue.deserted and self._workers.is_idle()
 
     def _cut_off(self, why: str) -> None:
         """Name the requests that are given up, and let the workers go."""

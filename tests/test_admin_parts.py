@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -257,3 +258,21 @@ def test_an_end_that_is_told_is_awaited_and_a_late_one_is_killed(ear: Ear) -> No
     ear.turn()
     assert list(ear.admin.belongings()) == []
     wait_until(lambda: not os.path.exists(f"/proc/{ear.pid}"), "reaped")
+
+
+def test_a_master_without_memory_hears_on(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one call that fails it would not listen any more, and /livez be red for good."""
+
+    class Short:
+        def recv(self, size: int) -> bytes:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    assert ear.admin._process is not None
+    channel = ear.admin._process.channel
+    ear.below.sock.send(PING)
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "sock", Short())
+        with pytest.raises(OSError, match="No buffer space"):  # the master's loop goes on
+            ear.admin._hear()
+    ear.turn()
+    assert ear.below.sock.recv(64) == PONG

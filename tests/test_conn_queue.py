@@ -15,7 +15,7 @@ import pytest
 
 from serverd.config import ServerConfig, WorkersConfig
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import SINCE, Phase
+from serverd.server.connection import SINCE, Connection, Phase
 from serverd.server.deadlines import SETTLED
 
 from .support.apps import Receive, Send, reply
@@ -155,4 +155,36 @@ def test_a_unix_listener_may_close_as_its_last_connection_is_accepted(tmp_path: 
         assert conn is not None
         assert conn.local == (path, None)
         queue.close(conn)
+    queue.release()
+
+
+def test_a_drain_waits_for_who_has_been_accepted_and_is_not_in_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = ConnectionQueue()
+    listener = socket.create_server(("127.0.0.1", 0))
+    queue.add_listener(listener)
+    accepted, go_on = threading.Event(), threading.Event()
+    enter = queue._connections.accepted
+
+    def slowly(sock: socket.socket, address: object) -> Connection | None:
+        accepted.set()
+        assert go_on.wait(10)
+        return enter(sock, address)
+
+    monkeypatch.setattr(queue._connections, "accepted", slowly)
+    found: list[Connection | None] = []
+    thread = threading.Thread(target=lambda: found.append(queue.get(10)))
+    with socket.create_connection(listener.getsockname()):
+        thread.start()
+        assert accepted.wait(10)
+        queue.stop_accepting(take_backlog=False)
+        assert not queue.open
+        assert not queue.deserted
+        go_on.set()
+        thread.join()
+        assert found[0] is not None
+        assert not queue.deserted
+        queue.close(found[0])
+        assert queue.deserted
     queue.release()

@@ -124,7 +124,7 @@ class _Plane:
         with contextlib.suppress(TimeoutError):
             stopped.result(_LEAVING)
         self._pool.drain()
-        while self._queue.open and time.monotonic() < deadline:
+        while not self._queue.deserted and time.monotonic() < deadline:
             self._queue.close_idle()
             time.sleep(SETTLED / 5)
 

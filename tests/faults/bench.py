@@ -167,7 +167,10 @@ class Bench:
         wrong = [text for one in clients for text in one.wrong if not re.search(expected, text)]
         assert not wrong, wrong
         cut = sum(one.cut for one in clients)
-        assert cut <= (hits if cell.cuts else 0), f"{cut} connections were cut, and {hits} calls failed"
+        # `reload.enabled` closes connections on which nothing has come for 50 ms: on a busy machine that is also one
+        # that was opened just now.
+        most = (hits if cell.cuts else 0) + (2 if cell.poke in _ENDED else 0)
+        assert cut <= most, f"{cut} connections were cut, and {hits} calls failed"
         lines = self._lines(mark, cell, seconds)
         wait_until(lambda: open_descriptors(pid) <= descriptors, f"no more than {descriptors} descriptors")
         return Result(hits, cpu, recovery, lines, sum(one.answered for one in clients), cut)

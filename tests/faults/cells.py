@@ -106,11 +106,8 @@ def _admin() -> Iterator[Cell]:
     for error in (ENOBUFS, ECONNRESET, EINTR):
         yield Cell("admin", "recv", error, "client", poke="probe")
         yield Cell("admin", "send", error, "client", poke="probe")
-    for call in ("epoll_wait", "epoll_ctl", "poll", "pread"):
+    for call in ("epoll_wait", "epoll_ctl", "poll"):
         yield Cell("admin", call, ENOMEM, poke="probe", quick=call == "epoll_wait")
-    for error in _MEMORY:
-        yield Cell("admin", "send", error, "channel", poke="probe")
-        yield Cell("admin", "recv", error, "channel", poke="probe", quick=error == ENOBUFS)
 
 
 def _watcher() -> Iterator[Cell]:

@@ -163,13 +163,17 @@ class Crowd:
 
     def _client(self, number: int) -> None:
         chance = random.Random(number)
+        kind, turn = "", 0
         while not self._over.is_set():
             try:
                 with self._connect() as client:
-                    while not self._over.is_set() and self._exchange(client, chance.choice(self._kinds)):
+                    turn, goes_on = 0, True
+                    while goes_on and not self._over.is_set():
+                        kind, turn = chance.choice(self._kinds), turn + 1
+                        goes_on = self._exchange(client, kind)
                         self.answered[number] += 1
             except Exception as error:  # noqa: BLE001 - whatever a client meets is what the test wants to see
-                self.wrong.append(f"{type(error).__name__}: {error}")
+                self.wrong.append(f"{kind}, the {turn}. of its connection: {type(error).__name__}: {error}")
                 self._over.set()
 
     def _exchange(self, client: RawClient, kind: str) -> bool:
@@ -181,8 +185,11 @@ class Crowd:
         more = "Accept: text/event-stream\r\n" if kind == "events" else ""
         name = {"events": "stream", "post": "plain", "pipeline": "wait"}.get(kind, kind)
         client.send(b"".join(request(name, token, body=kind == "post", more=more) for token in tokens))
-        for token in tokens:
-            response = client.response()
+        for index, token in enumerate(tokens):
+            try:
+                response = client.response()
+            except EOFError as error:
+                raise EOFError(f"answer {index + 1} of {len(tokens)}: {error}") from error
             right = b"f" * 70000 if kind == "file" else f"{token} ".encode()
             ended = kind == "events" and right.startswith(response.body)  # by a drain, which is allowed
             if (
