@@ -13,6 +13,8 @@ from ..support.corpus_player import Player
 from ..support.daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
+# Some 10,000 connections in each test: 10 s where nothing else runs, and a minute on a machine that is busy.
+pytestmark = pytest.mark.timeout(300)
 HOWS = ["whole", "by line", "by byte", "random 0"]
 APP = f"""
 import sys
