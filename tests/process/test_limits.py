@@ -210,7 +210,7 @@ def test_full_of_busy_connections_who_comes_waits_in_the_backlog(tmp_path: Path,
     wait_until((tmp_path / "called").exists)
     waiting = connect(stack, daemon)
     waiting.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    waiting.sock.settimeout(0.5)
+    waiting.sock.settimeout(0.3)
     with pytest.raises(TimeoutError):
         waiting.response()
     waiting.sock.settimeout(20)
