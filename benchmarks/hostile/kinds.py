@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 HEAD: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 4000 + b"\r\n\r\n"
@@ -72,16 +72,30 @@ class Kind:
 def kinds() -> dict[str, Kind]:
     """All of them by name."""
     hello = client_hello()
-    slow = {"every": 1.0, "read": 64, "buffer": 4096}
+    reader = Kind("", "", 1000, every=1.0, read=64, buffer=4096)
     every = [
         Kind("heads", "a byte of a head each second", 10_000, (HEAD[:1],), drip=HEAD[1:], read=-1),
         Kind("bodies", "a byte of a body each second", 10_000, (POST,), drip=b"b" * 1000, read=-1),
         Kind("idle", "one request each, then idle keep-alives", 10_000, (GET % b"/",), read=-1),
         Kind("silent", "connections that never send", 10_000),
-        Kind("slow-bytes", "10 MB as one body, read 64 bytes a second", 1000, (GET % b"/bytes",), **slow),
-        Kind("slow-fresh", "the same, made for each request", 100, (GET % b"/fresh",), settle=4.0, **slow),
-        Kind("slow-stream", "10 MB in pieces of 64 KiB, read so", 1000, (GET % b"/stream",), **slow),
-        Kind("slow-file", "10 MB of a file, read so", 1000, (GET % b"/file",), **slow),
+        replace(
+            reader,
+            name="slow-bytes",
+            what="10 MB as one body, read 64 bytes a second",
+            first=(GET % b"/bytes",),
+        ),
+        replace(
+            reader,
+            name="slow-fresh",
+            what="the same, made for each request",
+            count=100,
+            first=(GET % b"/fresh",),
+            settle=4.0,
+        ),
+        replace(
+            reader, name="slow-stream", what="10 MB in pieces of 64 KiB, read so", first=(GET % b"/stream",)
+        ),
+        replace(reader, name="slow-file", what="10 MB of a file, read so", first=(GET % b"/file",)),
         Kind(
             "tls-part",
             "handshakes: 0, 1, 5, half of the bytes of a ClientHello",
