@@ -20,7 +20,7 @@ from . import wire
 from .tally import Tally
 from .wire import Connection, Response, Wrong
 
-_PATIENCE: Final = 30.0
+_PATIENCE: Final = 60.0
 _BIG: Final = 1 << 20
 _FILE: Final = 300_000
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _APP = """\
 import os
 import time

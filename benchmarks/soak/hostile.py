@@ -16,8 +16,8 @@ from .clients import Client, get
 from .wire import Connection, Wrong
 
 _H: Final = b"Host: soak\r\n"
-# Of `timeouts.head`, 5 s: a client that took longer, as the machine did not let it run, is rightly refused.
-IN_TIME: Final = 4.5
+# Of `timeouts.head`, 10 s: a client that took longer, as the machine did not let it run, is rightly refused.
+IN_TIME: Final = 9.0
 _HELLO: Final = bytes.fromhex("16030100c8010000c40303") + bytes(range(32)) + b"\x20" + bytes(160)
 # (what is sent, the status that it is due); the limits are those of `daemons`.
 BROKEN: Final[list[tuple[bytes, int]]] = [

@@ -31,7 +31,7 @@ from .faults import PLAN, Faults
 from .memory import Sample, sample
 from .pollers import admin_plane, census, control_socket
 from .report import Part, Record, report
-from .tally import Tally
+from .tally import LATE, Event, Tally
 
 _APPS: Final = Path(__file__).with_name("apps")
 _CONFIG: Final = """\
@@ -39,7 +39,7 @@ app: soak_{app}:app
 listen: ["127.0.0.1:{port}"]
 admin: {{listen: "127.0.0.1:{admin}"}}
 workers: {{processes: {processes}, threads: 4}}
-timeouts: {{handshake: 5s, head: 5s, body: 5s, keep_alive: 10s, write: 10s, graceful: 20s}}
+timeouts: {{handshake: 10s, head: 10s, body: 10s, keep_alive: 20s, write: 20s, graceful: 20s}}
 limits: {{buffered_body: 64KiB, body: 8MiB}}
 websocket: {{max_message: 64KiB}}
 logging: {{format: json, access: true}}
@@ -205,6 +205,7 @@ async def _load(sites: list[Site], tally: Tally, record: Record, rate: float) ->
     asyncio.get_running_loop().set_exception_handler(_hear)
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of TLS that others have ended
     async with asyncio.TaskGroup() as group:
+        group.create_task(_lateness(tally, [site.name for site in sites]))
         for site in sites:
             slower = (1.0 if site.name == "asgi" else 2.0) / rate
             for kind, number, period, turn in site.clients:
@@ -219,6 +220,16 @@ async def _load(sites: list[Site], tally: Tally, record: Record, rate: float) ->
             group.create_task(counts.run())
             poller = Client(tally, site.name, 0, None, "control socket", 1.0, control)
             group.create_task(poller.run())
+
+
+async def _lateness(tally: Tally, names: list[str]) -> None:
+    """Note when the load itself did not run: what it does too late is not the daemons' doing."""
+    while not tally.over:
+        began = time.monotonic()
+        await asyncio.sleep(0.1)
+        now = time.monotonic()
+        if now - began > LATE:
+            tally.events.extend(Event(began, now, "late", name) for name in names)
 
 
 def _hear(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

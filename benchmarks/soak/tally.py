@@ -16,6 +16,10 @@ from typing import Final
 _SLACK: Final = 0.3
 # A child that was told to leave is gone after timeouts.graceful at the latest; until then it ends WebSockets, streams.
 LEAVING: Final = 25.0
+# A load that did not run for so long has been too late for some deadline of the server's, perhaps with several things
+# in a row. It explains that a connection ended or was refused as too slow; no other answer, and no wrong byte.
+LATE: Final = 0.7
+_TOO_LATE: Final = ("status 408", "BrokenPipe", "Connection", "IncompleteRead", "TimeoutError")
 REPLACING: Final = frozenset({"reload", "upgrade", "scale", "kill"})
 
 
@@ -64,6 +68,8 @@ def _explains(event: Event, failure: Failure, passed_on: bool) -> bool:
     if event.what in REPLACING and failure.at <= event.until + LEAVING:
         # WebSockets are closed with 1012, event streams completed early; both say so themselves.
         return failure.why.startswith(("1012", "completed early"))
+    if event.what == "late" and event.until >= failure.proven - LEAVING:
+        return failure.why.startswith(_TOO_LATE) or ": 408 and not" in failure.why
     if event.what == "squeeze" and failure.at <= event.until + 1:
         # The application cannot open its file.
         return failure.kind == "file" and failure.why.startswith("status 500")
