@@ -345,7 +345,7 @@ def test_no_input_is_read_twice() -> None:
 
 
 def test_a_port_without_any_host_is_of_no_server() -> None:
-    """HTTP/1.0 needs no Host; a server without a name would be no server (found by fuzzing)."""
+    """HTTP/1.0 needs no Host; a server without a name would be no server."""
     found = resolve([(PORT, b"8443"), (PROTO, b"https")], ALL, TRUST, HERE)
     assert found is not None
     assert (found[0].server, found[1]) == (HERE.server, b"")
