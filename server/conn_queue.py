@@ -75,10 +75,9 @@ class ConnectionQueue:
         self._errands: dict[int, Callable[[], bool]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        # Written when the child's main thread should look: a listener was paused, or the last connection of a drain
-        # left.
+        # Written when the child's main thread should look: a listener was paused, the last connection has left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # What the kernel could not be told to wait for; owned. Appended by any thread, taken by the main thread.
+        # What could not be parked; owned. Appended by any thread, taken by the main thread.
         self._unarmed: deque[Connection] = deque()
         self._rearm_at = 0.0
         self.closed = False
@@ -165,8 +164,7 @@ class ConnectionQueue:
         """The kernel has no memory, or no watches (ENOSPC), to wait for this connection: ``tend`` tries again."""
         say_failed("epoll_ctl", exc)
         if conn.owned.acquire(False):  # else its owner parks it
-            conn.registered = False
-            conn.watched = 0
+            conn.registered, conn.watched = False, 0
             if not self._unarmed:
                 self._rearm_at = monotonic() + PAUSE
             self._unarmed.append(conn)
@@ -201,8 +199,7 @@ class ConnectionQueue:
         self._epoll.register(fd, select.EPOLLONESHOT)
 
     def arm_errand(self, fd: int) -> bool:
-        """Put it behind all that is ready now, once: epoll_wait gives first what was ready first. Any thread. False: not
-        now, the kernel has no memory for it."""
+        """Put it behind all that is ready now, once (epoll is first in, first out). Any thread. False: no memory."""
         try:
             self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
         except (OSError, ValueError) as exc:
@@ -310,8 +307,7 @@ class ConnectionQueue:
 
     @property
     def deserted(self) -> bool:
-        """Whether no connection is open, nor will be, once accepting has stopped."""
-        # In this order: a thread may stand between accept(2) and the table.
+        """Whether no connection is open, or stands between accept(2) and the table, once accepting has stopped."""
         return not self._door.entering and not self._connections
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -173,7 +174,10 @@ class Crowd:
                         goes_on = self._exchange(client, kind)
                         self.answered[number] += 1
             except Exception as error:  # noqa: BLE001 - whatever a client meets is what the test wants to see
-                self.wrong.append(f"{kind}, the {turn}. of its connection: {type(error).__name__}: {error}")
+                when = time.strftime("%H:%M:%S")
+                self.wrong.append(
+                    f"{when}: {kind}, the {turn}. on its connection: {type(error).__name__}: {error}"
+                )
                 self._over.set()
 
     def _exchange(self, client: RawClient, kind: str) -> bool:
@@ -203,7 +207,9 @@ class Crowd:
                 self._over.set()
             if response.header("connection") == "close":
                 return False
-        return True
+        return (
+            kind != "events"
+        )  # a drain that ends a stream closes its connection, although the head said nothing of it
 
     def _talk(self) -> None:
         """A WebSocket of its own, unless a drain ends it."""
