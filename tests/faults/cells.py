@@ -61,7 +61,7 @@ def _worker(role: str) -> Iterator[Cell]:
     yield from _serving(role)
     for error in (ENOMEM, EIO, EINTR, SHORT):
         cuts = error in (ENOMEM, EIO)
-        yield Cell(role, "sendfile", error, "client", cuts=cuts, quick=error == SHORT)
+        yield Cell(role, "sendfile", error, "client", cuts=cuts)
     for error in _OPENS:
         # The application's file cannot be opened: its request fails, as it would anywhere.
         yield Cell(role, "open", error, cuts=True, wrong=r"kind 0\): 500", noisy=True, quick=error == EMFILE)
