@@ -321,8 +321,8 @@ class Exchange:
             conn.move(Phase.IDLE)
             worker.queue.park(conn)
         elif dismiss(worker.queue, conn, keep_alive):
-            # Its next request is already here. In the first step the worker's loop over the connection takes it next;
-            # later there is no such loop any more, and the application may go on for long.
+            # Its next request is already here. In the first step whoever serves the connection parks it for that; later
+            # nobody does any more, and the application may go on for long.
             if self.waited:
                 # Not in the context of this request, which would be the next one's too.
                 worker.loop.call_soon(worker.go_on, conn, context=worker.context)
