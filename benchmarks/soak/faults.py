@@ -167,9 +167,7 @@ def unexpected(at: float, line: str, events: list[Event], late: float) -> bool:
     if entry["level"] in ("debug", "info"):
         return "Traceback" in line
     text = f"{entry['message']}\n{entry.get('exception', '')}"
-    for part, what in EXPECTED:
-        if part in text:
-            return not any(
-                event.what == what and event.at - 0.5 <= at <= event.until + late for event in events
-            )
-    return True
+    explanations = {what for part, what in EXPECTED if part in text}
+    return not any(
+        event.what in explanations and event.at - 0.5 <= at <= event.until + late for event in events
+    )

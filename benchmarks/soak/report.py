@@ -113,6 +113,10 @@ def _print_faults(record: Record, excused: Counter[str]) -> None:
             for what, times in sorted(record.took.items())
         ]
         _table(["event", "times", "median s", "longest s", "failures it explains"], rows)
+    if excused["late"]:
+        print(
+            f"\nthe load itself was late, which explains {excused['late']} failures: the machine is too busy"
+        )
 
 
 def _print_steady(record: Record) -> Iterator[str]:
