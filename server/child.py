@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -27,8 +26,7 @@ from typing import Final
 
 from ..config import ServerConfig
 from ..config.certificates import BadCertificate
-from ..config.logs import resolve_format
-from .access_log import AccessLog, WorkerLog
+from .access_log import WorkerLog
 from .app_loader import AppLoadError, LoadedApp
 from .app_runner import describe, gil_enabled
 from .arena import NO_PAPERS, Papers
@@ -49,22 +47,16 @@ from .channel import (
     Worn,
 )
 from .channel import Stacks as ShowStacks
-from .conn_queue import ConnectionQueue
-from .conn_table import MakeConnection
-from .connection import Connection
 from .drain import Draining
 from .farewell import Refuser
 from .handover import Arrivals, names
 from .hang_watch import HangWatch
 from .listening import patient_poll, rest_after
 from .load_keeper import LoadKeeper
-from .loop_queue import LoopQueue
-from .per_address import PerAddress
-from .process import introduce, load, places, standard_output
-from .proxy.opening import expecting
-from .slots import MAIN, PHASE_COUNT, Scores, inherited
+from .outfit import access_log_of, queue_of, scores_of
+from .process import introduce, load
+from .slots import MAIN, PHASE_COUNT, Scores
 from .stacks import LONGEST_REPORT, Held, Stacks
-from .tls import TlsContexts
 from .warmup import WarmupFailed, warm_up
 from .wear import Wear, resident
 from .workforce import Workforce
@@ -101,7 +93,7 @@ def main(spec: ChildSpec) -> int:
     began = time.monotonic()
     introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
     # Before the application is there, which would else have the descriptor, and with it what all children write.
-    scores = _scores(spec.papers)
+    scores = scores_of(spec.papers)
     try:
         app = load(spec.config)
     except AppLoadError as exc:
@@ -114,16 +106,7 @@ def resume(spec: ChildSpec, app: LoadedApp) -> int:
     """The life of a child that was forked from a template, in which ``load`` has been called; its exit status."""
     began = time.monotonic()
     introduce(spec.config.process.title, spec.index, spec.generation, spec.papers)
-    return _live(spec, app, _scores(spec.papers), began)
-
-
-def _scores(papers: Papers) -> Scores:
-    """What this child writes into; a child that cannot map it serves all the same, and nobody sees how."""
-    try:
-        return inherited(papers)
-    except OSError as exc:
-        logger.warning("no scoreboard: %s", exc.strerror)
-        return Scores()
+    return _live(spec, app, scores_of(spec.papers), began)
 
 
 def _live(spec: ChildSpec, app: LoadedApp, scores: Scores, began: float) -> int:
@@ -151,12 +134,6 @@ def _live(spec: ChildSpec, app: LoadedApp, scores: Scores, began: float) -> int:
     return BOOT_FAILED
 
 
-def _connections(config: ServerConfig) -> MakeConnection:
-    """What makes an accepted socket a connection. Raises BadCertificate."""
-    make: MakeConnection = Connection if config.tls is None else TlsContexts(config.tls).connection
-    return expecting(make) if config.proxy.protocol else make
-
-
 class _Child:
     """The parts of one running child. Belongs to the main thread."""
 
@@ -168,20 +145,8 @@ class _Child:
         self._pool = AsyncPool(config.workers.loop)
         self._lifespan = Lifespan(app.app)
         self._scores = scores
-        queue = LoopQueue if config.workers.mode == "async" else ConnectionQueue
-        self._queue = queue(
-            config.timeouts,
-            max_connections=places(config.limits.connections),
-            make_connection=_connections(config),
-            addresses=PerAddress.of(config, self._scores.refused),
-        )
-        self._queue.alone = config.workers.process_count() == 1
-        self._log: AccessLog | None = None
-        if config.logging.access and sys.stdout is not None:
-            form = resolve_format(config.logging.format, sys.stdout)
-            name = f"worker {spec.index} g{spec.generation}"
-            self._log = AccessLog(form, name, standard_output(), query=config.logging.query)
-            self._log.start()
+        self._queue = queue_of(config, scores)
+        self._log = access_log_of(config, spec.index, spec.generation)
         self._slot = self._scores.take()
         self._slot.enter(MAIN)
         self._counted = 0.0  # when the connections were
