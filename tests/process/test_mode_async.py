@@ -40,7 +40,8 @@ async def app(scope, receive, send):
             await asyncio.sleep(0.01)
     loop = asyncio.get_running_loop()
     same = loop is scope["state"]["loop"]
-    body = f"{type(loop).__module__.partition('.')[0]} {same} {threading.active_count()}".encode()
+    kind = "asyncio" if isinstance(loop, asyncio.SelectorEventLoop) else type(loop).__module__.partition(".")[0]
+    body = f"{kind} {same} {threading.active_count()}".encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
 """
