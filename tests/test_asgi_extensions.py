@@ -311,13 +311,17 @@ class Watched:
     def __init__(self, app: Any) -> None:
         self._app = app
         self.kinds: list[str] = []
+        self.ended = 0  # calls, after everything that they do behind their response
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         async def watch(message: Any) -> None:
             self.kinds.append(message["type"].removeprefix("http.response."))
             await send(message)
 
-        await self._app(scope, receive, watch)
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            self.ended += 1
 
 
 @pytest.fixture
@@ -435,6 +439,7 @@ def test_fastapi_files_and_hints(folder: Path) -> None:
         assert client.get("/file").body == page
         assert app.kinds == ["start", "pathsend"]
         assert client.get("/file", headers="Range: bytes=5-\r\n").body == page[5:]
+        wait_until(lambda: app.ended == 2, "it has closed the file")
         response = client.get("/hints")
         if response.status == 103:
             assert response.header("link") == "</a.css>; rel=preload"

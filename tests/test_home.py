@@ -284,7 +284,9 @@ def test_an_idle_client_of_mode_async_is_closed_in_time() -> None:
 
 
 def request(headers: list[tuple[bytes, bytes]], path: bytes = b"/", method: str = "GET") -> RequestReceived:
-    return RequestReceived(method, path, path, b"", "1.1", headers)
+    received = RequestReceived(method, path, path, b"", "1.1", headers)
+    received.upgrade = (b"connection", b"upgrade") in headers
+    return received
 
 
 @pytest.mark.parametrize(
@@ -296,6 +298,7 @@ def request(headers: list[tuple[bytes, bytes]], path: bytes = b"/", method: str 
         ([(b"accept", b"text/html, Text/Event-Stream;q=0.5")], b"/", EVENTS),
         ([(b"accept", b"text/event-stream")], b"/live", EVENTS),
         ([(b"upgrade", b"WebSocket"), (b"connection", b"upgrade")], b"/live", WEBSOCKET),
+        ([(b"upgrade", b"websocket")], b"/", THREAD),
         ([(b"upgrade", b"h2c"), (b"connection", b"upgrade")], b"/", THREAD),
         ([(b"sec-websocket-key", b"x")], b"/", WEBSOCKET),
         ([], b"/live", PATH),

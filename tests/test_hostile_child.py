@@ -99,7 +99,7 @@ class Family:
         self.crew = Crew(self.roster, selector, Nursery(self.roster, selector), Board(), None)
         self.above, self.below = Channel.pair()
         self.above.sock.setblocking(False)
-        self.pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+        self.pid = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
         self.child = Child(0, 1, 0.0)
         self.child.channel = self.above
         self.roster.children.append(self.child)

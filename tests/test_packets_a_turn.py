@@ -39,7 +39,7 @@ class Family:
         self.above, self.below = Channel.pair()
         self.above.sock.setblocking(False)
         self.below.sock.setblocking(False)
-        self.pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+        self.pid = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
         self.pidfd = os.pidfd_open(self.pid)
 
     def end(self) -> int:

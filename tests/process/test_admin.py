@@ -100,7 +100,7 @@ def test_it_answers_while_the_application_is_imported_and_while_every_thread_is_
         importing = {path: seconds(admin, path) for path in ("/livez", "/readyz", "/metrics", "/status")}
         (tmp_path / "go").touch()
         daemon.wait_ready()
-        assert says(admin, "/readyz", 200, "generation 1 serves")
+        wait_until(partial(says, admin, "/readyz", 200, "generation 1 serves"))
         assert says(admin, "/startupz", 200, "")
         held = [InFlight(daemon) for _ in range(2)]  # that is all threads
         wait_until(partial(says, admin, "/readyz", 503, "no idle capacity: all 2 threads busy"), "it is full")

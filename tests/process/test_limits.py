@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ..support.client import RawClient
-from ..support.daemon import Daemon, wait_until
+from ..support.daemon import Daemon, sockets, wait_until
 
 # Each says in a file that it was called, and answers with what it has read; /hold when there is a file `release`.
 ASGI = """
@@ -174,6 +174,8 @@ def test_timeouts_of_clients_that_say_or_read_nothing(tmp_path: Path) -> None:
     timeouts = {"keep_alive": "200ms", "head": "300ms", "write": "500ms"}
     with Daemon(tmp_path, app=ASGI, config={"timeouts": timeouts}) as daemon, ExitStack() as stack:
         daemon.wait_ready()
+        (child,) = daemon.workers()
+        before = sockets(child)
         idle, silent = connect(stack, daemon), connect(stack, daemon)
         deaf = connect(stack, daemon, receive_buffer=4096)
         deaf.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -181,6 +183,7 @@ def test_timeouts_of_clients_that_say_or_read_nothing(tmp_path: Path) -> None:
         assert idle.closed()
         assert silent.closed(), "nothing has come, so nothing is answered"
         daemon.wait_for_line(r'"GET /large HTTP/1.1" 200')  # it is complete for us, and waits to be taken
+        wait_until(lambda: sockets(child) == before, "all three are gone")
         assert len(deaf.rest()) < 30_000_000, "a part of it, and then the end"
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from ..support.certificates import Authority
 from ..support.client import RawClient
-from ..support.daemon import Daemon, wait_until
+from ..support.daemon import Daemon, sockets, wait_until
 from ..support.websocket import BINARY, frame, handshake
 
 APP = """
@@ -257,15 +257,6 @@ class Drip:
 
 LIMIT: Final = 0.7
 SHORT: Final = dict.fromkeys(("handshake", "head", "body", "keep_alive", "write"), f"{LIMIT}s")
-
-
-def sockets(pid: int) -> int:
-    """How many the process has open."""
-    found = 0
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
-    return found
 
 
 def let_drip(child: int, before: int, drips: Mapping[str, Drip]) -> None:

@@ -71,6 +71,15 @@ def free_port() -> int:
             return port
 
 
+def sockets(pid: int) -> int:
+    """How many sockets the process has open."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return found
+
+
 def wait_until[T](condition: Callable[[], T], what: str = "the condition", timeout: float = PATIENCE) -> T:
     """The first true value of `condition()`. Raises AssertionError naming `what` when there is none in time."""
     deadline = time.monotonic() + timeout
