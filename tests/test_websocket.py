@@ -622,6 +622,29 @@ def test_pings_are_answered_while_the_application_works(by: str) -> None:
         assert ws.receive().code == 1000
 
 
+def test_a_flood_of_pings_leaves_the_others_their_turns(by: str) -> None:
+    many = 10_000
+    with served(Recorder(), by) as workers, RawWebSocket(workers.address) as good:
+
+        def overtaken() -> bool:
+            with RawWebSocket(workers.address) as flood:
+                flood.send(frame(PING, b"") * many)
+                good.send(frame(PING, b"me"))
+                assert good.receive().payload == b"me"
+                received = 0
+                flood.sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    received += len(flood.sock.recv(1 << 20))
+                flood.sock.settimeout(20)
+                between = 0 < received < 2 * many
+                while received < 2 * many:  # and all of them are answered
+                    received += len(flood.sock.recv(1 << 20))
+                assert received == 2 * many
+                return between
+
+        wait_until(overtaken, "a ping is answered between 10,000 that came earlier")
+
+
 # -- keep-alive --------------------------------------------------------------------------------------------------------
 
 

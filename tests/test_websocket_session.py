@@ -18,7 +18,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from serverd.server.websocket.frames import Message
-from serverd.server.websocket.session import MOST_MESSAGES, Session
+from serverd.server.websocket.session import MOST_MESSAGES, TURN, Session
 
 from .support.websocket import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, close_frame, cut, frame
 
@@ -46,7 +46,7 @@ def taken(one: Session) -> list[Message]:
         while one.messages:
             found.append(one.take())
         one.feed(b"")
-        if not one.messages:
+        if not one.messages and not one.more:
             assert one.waiting == 0
             return found
 
@@ -182,8 +182,9 @@ def test_the_verdict_does_not_depend_on_how_tcp_cut(data: bytes, sizes: list[int
         sent = b""
         for piece in pieces:
             sent += one.feed(piece)
-            while one.messages:
-                got.append(one.take())
+            while one.messages or one.more:
+                if one.messages:
+                    got.append(one.take())
                 if not one.messages:
                     sent += one.feed(b"")
         outcomes.append((got, one.end, one.over, answers(sent)))
@@ -238,12 +239,32 @@ def test_a_message_of_100_000_fragments_costs_ten_times_one_of_10_000() -> None:
         began = time.thread_time()
         for piece in cut(data, [65536]):
             one.feed(piece)
+            while one.more:
+                one.feed(b"")
         spent = time.thread_time() - began
         assert taken(one) == ["x" * count]
         return spent
 
     few = min(seconds(10_000) for _ in range(3))
     assert seconds(100_000) < 30 * few
+
+
+@pytest.mark.parametrize("kind", ["pings", "fragments"])
+def test_many_frames_are_taken_in_turns(kind: str) -> None:
+    one = session()
+    small = frame(PING, b"x") if kind == "pings" else frame(CONT, b"x", flags=0)
+    begin = b"" if kind == "pings" else frame(TEXT, b"x", flags=0)
+    one.feed(begin)
+    sent = one.feed(small * (TURN * 3))
+    assert one.more
+    sent += one.feed(b"")
+    assert one.more
+    sent += one.feed(small[:3])
+    sent += one.feed(b"")
+    assert not one.more, "half a frame is no work"
+    assert one.held
+    sent += one.feed(small[3:])
+    assert len(answers(sent)) == (TURN * 3 + 1 if kind == "pings" else 0)
 
 
 def test_no_more_is_read_than_the_application_takes() -> None:

@@ -40,6 +40,7 @@ class Inbound(PacedExchange):
     kind = WEBSOCKET
     __slots__ = (
         "_connected",
+        "_continues",
         "_reading",
         "_receivers",
         "_unheard",
@@ -59,6 +60,7 @@ class Inbound(PacedExchange):
         self.beats: KeepAlive | None = None
         self._connected = False  # websocket.connect was given out
         self._reading = False
+        self._continues = False  # the rest of what came is looked at in the loop's next turn
         self._unheard = 0  # bytes since the last whole frame
         self._receivers: list[asyncio.Future[None]] = []
 
@@ -130,6 +132,8 @@ class Inbound(PacedExchange):
             self.feed(b"")
         if self.done or self.ending or self._reading or self.conn.pending_out > HIGH_WATER:
             return
+        if self._continues:  # when the others have had their turn
+            return
         if session.full if session is not None else len(self.conn.inbox) >= _AHEAD:
             return
         self._reading = self.watching = True
@@ -185,10 +189,17 @@ class Inbound(PacedExchange):
         if session.over:
             self.finish()
             return
-        if self._reading and (session.full or self.conn.pending_out > HIGH_WATER):
+        if session.more and not self._continues:
+            self._continues = True
+            self.worker.loop.call_soon(self._continue)
+        if self._reading and (session.more or session.full or self.conn.pending_out > HIGH_WATER):
             self.stop_reading()
         if self._receivers and (session.messages or self.outcome is not None):
             resolve(self._receivers)
+
+    def _continue(self) -> None:
+        self._continues = False
+        self.read_on()
 
     def transmit(self, data: bytes) -> bool:
         """Send, and see to what the kernel does not take. False: the client is gone, and so is the connection."""

@@ -159,7 +159,7 @@ def _through_session(pieces: list[bytes]) -> tuple[list[Message], bytes, tuple[i
             while session.messages:
                 messages.append(session.take())
             sent += session.feed(b"")
-            if (len(messages), len(sent)) == before and not session.messages:
+            if (len(messages), len(sent)) == before and not (session.messages or session.more):
                 break
         if session.over:
             break
