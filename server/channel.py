@@ -258,7 +258,9 @@ class Channel:
         return decode(packet) if packet else None
 
     def send_with(self, message: Message, descriptors: Sequence[int]) -> bool:
-        """As ``send``, with copies of ``descriptors`` for the other side."""
+        """As ``send``, with copies of ``descriptors`` for the other side; False also where others are ``unsent``."""
+        if self.unsent and not self.flush():
+            return False
         try:
             socket.send_fds(self.sock, [encode(message)], list(descriptors), socket.MSG_NOSIGNAL)
         except OSError:

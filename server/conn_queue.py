@@ -267,6 +267,7 @@ class ConnectionQueue:
         addresses: tuple[Address | None, Server | None, Server | None],
         phase: int,
         since: float,
+        believed: bool | None = None,
     ) -> None:
         """Serve a connection that another child has accepted, and that has waited in ``phase`` since ``since``.
 
@@ -275,6 +276,7 @@ class ConnectionQueue:
         peer, local, server = addresses
         conn = self._connections.enter(family, fd, peer, local)
         conn.server = server or local
+        conn.believed = believed
         conn.phase = phase
         conn.numbers[SINCE] = since
         self.park(conn, keep_deadline=True)

@@ -110,8 +110,12 @@ class Connection(socket.socket):
     """
 
     secure = False  # whether it speaks TLS
+    partial = (
+        False  # whether bytes of the client are here that are no plaintext yet; a hint, but for the owner
+    )
 
     __slots__ = (
+        "believed",
         "body",
         "body_size",
         "counted",
@@ -148,6 +152,9 @@ class Connection(socket.socket):
         self.local = local  # where it was accepted
         self.server = local  # what its requests are told of that: the PROXY protocol may name another
         self.counted = ""  # the address that it counts for (`per_address`); "": for none
+        # Whether fields count by which proxies tell of clients. None: if the peer is trusted. The PROXY protocol puts
+        # the client in place of the peer, and what is trusted of those is for `proxy.opening` to say.
+        self.believed: bool | None = None
         self.opened = now
         self.phase: int = Phase.HEAD
         self.numbers = array("d", (now, 0.0))

@@ -68,10 +68,16 @@ class Door:
             if leaver is None:
                 self._listeners.hold_back(fd)
                 return None
-        accepted = self._listeners.accept(fd)
-        conn = None if accepted is None else self._enter(*accepted)
-        if leaver is not None:
-            self._longest_idle.settle(leaver, goes=conn is not None)
+        conn = None
+        try:
+            accepted = self._listeners.accept(fd)
+            conn = None if accepted is None else self._enter(*accepted)
+        except BaseException:
+            self._listeners.arm(fd)
+            raise
+        finally:
+            if leaver is not None:
+                self._longest_idle.settle(leaver, goes=conn is not None)
         if accepted is None:  # and the listener is armed, or paused
             return None
         if congested and alone:

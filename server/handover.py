@@ -56,17 +56,22 @@ class Passenger:
     peer: Address | None
     local: Server | None
     server: Server | None = None  # which the PROXY protocol has named, as it has the client in `peer`
+    believed: bool | None = None
 
     @classmethod
     def of(cls, conn: Connection) -> Passenger:
         """The description of ``conn``, which the caller owns."""
         named = None if conn.server == conn.local else conn.server
-        return cls(conn.phase, conn.numbers[SINCE], int(conn.family), conn.peer, conn.local, named)
+        return cls(
+            conn.phase, conn.numbers[SINCE], int(conn.family), conn.peer, conn.local, named, conn.believed
+        )
 
 
 def encode(batch: Iterable[Passenger]) -> bytes:
     """The packet for ``batch``."""
-    rows = [(one.phase, one.since, one.family, one.peer, one.local, one.server) for one in batch]
+    rows = [
+        (one.phase, one.since, one.family, one.peer, one.local, one.server, one.believed) for one in batch
+    ]
     return json.dumps({"connections": rows}).encode()
 
 
@@ -86,6 +91,7 @@ def _passenger(
     peer: list[object] | None,
     local: list[object] | None,
     server: list[object] | None = None,
+    believed: bool | None = None,
 ) -> Passenger:
     if phase not in (Phase.IDLE, Phase.HEAD):
         raise ValueError(f"a connection in phase {phase} cannot change hands")
@@ -96,6 +102,7 @@ def _passenger(
         None if peer is None else _address(*peer),
         None if local is None else _server(*local),
         None if server is None else _server(*server),
+        None if believed is None else believed is True,
     )
 
 
@@ -342,7 +349,7 @@ class Arrivals:
                 continue
             try:
                 addresses = (one.peer, one.local, one.server)
-                self._queue.adopt(descriptor, one.family, addresses, one.phase, one.since)
+                self._queue.adopt(descriptor, one.family, addresses, one.phase, one.since, one.believed)
             except OSError as exc:  # of this one; the rest are served
                 logger.warning("a connection that another child has handed over is lost: %s", exc)
 

@@ -115,11 +115,7 @@ class RequestReader:
 
     def _check_scheme(self, conn: Connection, request: RequestReceived) -> None:
         """RFC 9110 7.4: what is asked for as https has to come over TLS, or by way of a trusted gateway."""
-        if (
-            request.target[:6].lower() == b"https:"
-            and not conn.secure
-            and not self._proxies.trusts(conn.peer)
-        ):
+        if request.target[:6].lower() == b"https:" and not conn.secure and not self._proxies.trusts(conn):
             fault = ProtocolError(421, "the target is an https URI, and this connection is not secured")
             fault.silent = request.method == "HEAD"
             raise fault

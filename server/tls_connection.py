@@ -82,12 +82,12 @@ class TlsConnection(Connection):
         "_extension",
         "_incoming",
         "_outgoing",
-        "_partial",
         "_read",
         "_served",
         "_source",
         "_tls",
         "_write",
+        "partial",
     )
 
     def __init__(
@@ -105,7 +105,7 @@ class TlsConnection(Connection):
         self._source = source
         self._tls: ssl.SSLObject | None = None  # from the first record on; until then it is in `inbox`
         self._agreed = False  # the handshake is done
-        self._partial = False  # bytes of the client are with OpenSSL, and are no plaintext yet
+        self.partial = False  # bytes of the client are with OpenSSL, and are no plaintext yet
         self._extension: dict[str, Any] | None = None
 
     # -- the handshake -----------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class TlsConnection(Connection):
         self._served = served
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._partial = True
+        self.partial = True
         self._tls = tls = served.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._read = tls.read
         self._write = tls.write
@@ -167,7 +167,7 @@ class TlsConnection(Connection):
             self._push_last()
             raise
         self._agreed = True
-        self._partial = False
+        self.partial = False
         self._push()
         return True
 
@@ -193,7 +193,7 @@ class TlsConnection(Connection):
             if not data:
                 return b""
             incoming.write(data)
-        self._partial = False
+        self.partial = False
         try:
             plain = self._read(RECORD)
             if incoming.pending or not plain:
@@ -201,7 +201,7 @@ class TlsConnection(Connection):
         except ssl.SSLZeroReturnError:  # as b"", where our own close_notify is sent
             plain = self._read_on(b"")
         except ssl.SSLWantReadError:
-            self._partial = True
+            self.partial = True
             if self._outgoing.pending:
                 self._push()
             raise BlockingIOError(errno.EAGAIN, "no whole record is here yet") from None
@@ -219,7 +219,7 @@ class TlsConnection(Connection):
             try:
                 piece = self._read(RECORD)
             except ssl.SSLWantReadError:
-                self._partial = True
+                self.partial = True
                 break
             except ssl.SSLZeroReturnError:
                 piece = b""
@@ -256,7 +256,7 @@ class TlsConnection(Connection):
 
     def has_data(self) -> bool:
         """Whether the client has sent something that is not a request yet."""
-        if self._partial or (self._tls is not None and self._incoming.pending):
+        if self.partial or (self._tls is not None and self._incoming.pending):
             return True
         try:
             return bool(_receive(self, 1, socket.MSG_PEEK))

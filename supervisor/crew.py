@@ -315,7 +315,8 @@ class Crew:
 
     def _departed(self, child: Child, status: int) -> None:
         """`child` is reaped: hear its last words, forget its descriptors, and say what its exit means."""
-        self._on_message(child, LAST_PACKETS)
+        with contextlib.suppress(OSError):  # no memory: it has been reaped, and is buried all the same
+            self._on_message(child, LAST_PACKETS)
         self._hang_up(child)  # still there if a process that the application has started holds the other end
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)

@@ -202,7 +202,8 @@ class Nursery:
 
     def _ended(self, template: Template, status: int) -> None:
         """`template` is reaped: hear its last words, forget its descriptors, and say what its exit means."""
-        self._on_message(template, LAST_PACKETS)
+        with contextlib.suppress(OSError):  # no memory: it has been reaped, and is buried all the same
+            self._on_message(template, LAST_PACKETS)
         self._hang_up(template)
         self._selector.unregister(template.pidfd)
         os.close(template.pidfd)

@@ -333,7 +333,8 @@ class Upgrade:
 
     def _departed(self, status: int) -> None:
         assert self._new is not None
-        self._hear(LAST_PACKETS)
+        with contextlib.suppress(OSError):  # no memory: it has been reaped, and is buried all the same
+            self._hear(LAST_PACKETS)
         new, self._new = self._new, None
         for thing in (new.process.channel, new.process.pidfd):
             if self._selector.get_map().get(thing) is not None:

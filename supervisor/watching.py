@@ -11,6 +11,7 @@ Owned by the master's only thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -143,7 +144,8 @@ class Watching:
 
     def _died(self, process: Started, status: int) -> None:
         if self._selector.get_map().get(process.channel) is not None:
-            self._hear(LAST_PACKETS)
+            with contextlib.suppress(OSError):  # no memory: it has been reaped, and is buried all the same
+                self._hear(LAST_PACKETS)
         self._forget(process)
         self._count_failure(time.monotonic())
         how = reports.how_it_ended(status)

@@ -68,7 +68,9 @@ BATCHES = [
     [
         Passenger(Phase.HEAD, 0.25, socket.AF_INET6, ("fe80::1", 1), ("::1", 80)),
         Passenger(Phase.IDLE, 1e9, socket.AF_UNIX, None, ("/run/é\udcff", None)),
-        Passenger(Phase.IDLE, 1e9, socket.AF_UNIX, ("10.0.0.1", 1), ("/run/a", None), ("2001:db8::1", 443)),
+        Passenger(
+            Phase.IDLE, 1e9, socket.AF_UNIX, ("10.0.0.1", 1), ("/run/a", None), ("2001:db8::1", 443), True
+        ),
     ],
 ]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from serverd.config import LimitsConfig, ServerConfig
-from serverd.server.connection import SINCE, Phase
+from serverd.server import longest_idle
+from serverd.server.connection import SINCE, Connection, Phase
 from serverd.server.longest_idle import SILENT
 
 from .support.apps import Receive, Send, reply
@@ -48,6 +49,39 @@ def idle(served: Workers, client: RawClient, ago: float) -> None:
     (conn,) = (conn for conn in served.queue.connections() if conn.peer is not None and conn.peer[1] == port)
     wait_until(lambda: conn.phase == Phase.IDLE and not conn.owned.locked())
     conn.numbers[SINCE] = time.monotonic() - ago
+
+
+def test_who_has_sent_half_a_record_of_tls_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a look finds: they would be looked at again and again, and nobody else."""
+    monkeypatch.setattr(longest_idle, "LOOK", 2)
+    with serving(app, config=CONFIG) as served, ExitStack() as stack:
+        served.queue.alone = True
+        clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
+        for number, client in enumerate(clients):
+            idle(served, client, 60.0 - number)
+        monkeypatch.setattr(Connection, "partial", property(lambda conn: conn.id <= FULL // 2))
+        with served.connect() as new:
+            assert new.get("/new").body == b"/new"
+            there = {conn.id for conn in served.queue.connections()}
+        assert set(range(1, FULL + 1)) - there == {FULL // 2 + 1}
+
+
+def test_nobody_may_go_is_known_for_a_while(served: Workers, stack: ExitStack) -> None:
+    for _ in range(FULL):
+        stack.enter_context(served.connect())  # they have sent nothing, and that for no second yet
+    wait_until(lambda: served.queue.open == FULL)
+    looks = list[float]()
+    chooser = served.queue._longest_idle
+    look = chooser._look
+
+    def counted(now: float) -> bool:
+        looks.append(now)
+        return look(now)
+
+    chooser._look = counted  # type: ignore[method-assign]
+    taken = [chooser.take() for _ in range(100)]
+    assert not any(taken)
+    assert 1 <= len(looks) <= 2 + int((time.monotonic() - looks[0]) / longest_idle.REST)
 
 
 def test_the_longest_idle_goes_for_a_new_one_and_only_that(served: Workers, stack: ExitStack) -> None:

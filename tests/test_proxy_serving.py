@@ -338,6 +338,9 @@ def test_a_header_that_names_nobody_leaves_the_addresses(header: bytes, by: str)
         client.send(header + GET)
         mine = list(client.sock.getsockname())
         assert json.loads(client.response().body) == [mine, "http", list(served.address), "site"]
+        # Whoever names nobody has passed on what somebody has sent.
+        fields = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+        assert asked(client, fields)[:2] == [mine, "http"]
 
 
 BAD = [
@@ -363,7 +366,7 @@ def test_what_is_no_header_is_closed_without_an_answer(
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert lines[0].startswith("a connection of 127.0.0.1:")
-    assert lines[0].endswith(f"was closed, as it did not begin with a PROXY header: {reason}")
+    assert lines[0].endswith(f"was closed (proxy.protocol): {reason}")
 
 
 def ended(client: RawClient) -> bool:
@@ -377,7 +380,7 @@ def ended(client: RawClient) -> bool:
 def test_a_peer_that_is_not_trusted_is_closed_at_once(by: str, caplog: pytest.LogCaptureFixture) -> None:
     with behind(by, config=configured(trusted=("10.0.0.0/8", "unix"))) as served, served.connect() as client:
         assert ended(client)
-    assert [record.getMessage().partition("header: ")[2] for record in caplog.records] == [
+    assert [record.getMessage().partition("(proxy.protocol): ")[2] for record in caplog.records] == [
         "this peer is not in proxy.trusted"
     ]
 
@@ -401,7 +404,7 @@ def test_health_checks_leave_no_line(by: str, caplog: pytest.LogCaptureFixture) 
             client.send(V1[:20])
             client.sock.shutdown(socket.SHUT_WR)
             assert ended(client)
-    assert [record.getMessage().partition("header: ")[2] for record in caplog.records] == [
+    assert [record.getMessage().partition("(proxy.protocol): ")[2] for record in caplog.records] == [
         "it ended in the middle of the header"
     ]
 
@@ -419,7 +422,7 @@ def test_it_has_the_time_of_a_head_in_all(by: str, caplog: pytest.LogCaptureFixt
         assert ended(silent)
         assert ended(slow)
         assert time.monotonic() - began < 5
-    assert [record.getMessage().partition("header: ")[2] for record in caplog.records] == [
+    assert [record.getMessage().partition("(proxy.protocol): ")[2] for record in caplog.records] == [
         "the rest of it did not arrive in time (timeouts.head)"
     ]
 
@@ -494,9 +497,11 @@ def test_whom_the_header_names_is_the_peer_whose_headers_count(by: str) -> None:
         client.send(V1)
         assert asked(client, "X-Forwarded-For: 9.9.9.9\r\n")[0] == ["9.9.9.9", 0]
         assert asked(client)[0] == ["1.2.3.4", 4711]
-    with behind(by) as served, served.connect() as client:
-        client.send(V1)
-        assert asked(client, "X-Forwarded-For: 9.9.9.9\r\n")[0] == ["1.2.3.4", 4711]
+    for trusted in ("127.0.0.1", "*"):  # every peer, and nobody of whom one tells
+        with behind(by, config=configured(trusted=(trusted,))) as served, served.connect() as client:
+            client.send(V1)
+            fields = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n"
+            assert asked(client, fields)[:2] == [["1.2.3.4", 4711], "http"]
 
 
 @pytest.mark.parametrize("protocol", [False, True])
@@ -575,6 +580,7 @@ def test_the_client_travels_with_a_connection_that_changes_hands(old: str) -> No
                 leaving.hand_over()
                 assert (leaving.gone, left.queue.open) == (2, 2), "a header that is still to come stays"
                 for one in (client, waiting):
+                    assert asked(one, "X-Forwarded-For: 6.6.6.6\r\n")[0] == NAMED[0]
                     one.send(GET)
                     assert json.loads(one.response().body) == NAMED
                 assert stays.queue.open == 2

@@ -95,18 +95,18 @@ class Proxies:
         self._known: dict[tuple[int, Place], tuple[RequestReceived, RequestReceived]] = {}
         self._meanings: dict[tuple[tuple[tuple[bytes, bytes], ...], Place], Meaning] = {}
 
-    def trusts(self, peer: Address | None) -> bool:
-        """Whether this peer is a trusted proxy."""
-        return self._trust.peer(peer)
+    def trusts(self, conn: Connection) -> bool:
+        """Whether what this connection tells of clients counts: it is a trusted proxy's."""
+        return self._trust.peer(conn.peer) if conn.believed is None else conn.believed
 
     def told(self, conn: Connection, request: RequestReceived) -> RequestReceived:
         """``request``, which has fields of proxies, or another with what they say. Raises ProtocolError.
 
         Neither is to be changed: both may be given again.
         """
-        peer = conn.peer
-        if not self._trust.peer(peer):
+        if not self.trusts(conn):
             return request
+        peer = conn.peer
         place = (peer and peer[0], conn.secure, conn.server)
         known = self._known.get((id(request), place))
         if known is not None:

@@ -15,11 +15,12 @@ from typing import Final
 
 from ..connection import SINCE, Connection, Phase
 from ..seldom import SeldomLog
+from .nodes import pack
 from .protocol import MOST, BadHeader, parse
 from .trust import Trust, who
 
 _say = SeldomLog(logging.getLogger("serverd.worker"))
-_CLOSED: Final = "a connection of %s was closed, as it did not begin with a PROXY header: %s"
+_CLOSED: Final = "a connection of %s was closed (proxy.protocol): %s"
 # Not the one of TlsConnection, which decrypts.
 _receive: Final = socket.socket.recv
 
@@ -69,8 +70,13 @@ def _step(conn: Connection, trust: Trust) -> bool:
     while left:
         left -= len(_receive(conn, left))
     conn.inbox = b""
+    # Whoever speaks this protocol passes requests on as they are: their fields are the client's own, and count only if
+    # that is a proxy by its address. Where no client is named nobody knows whose they are.
+    conn.believed = False
     if told.known:
         conn.peer, conn.server = told.client, told.server or conn.local
+        address = None if told.client is None else pack(told.client[0])
+        conn.believed = address is not None and trust.hop(address)
     conn.move(Phase.HANDSHAKE if conn.secure else Phase.HEAD)
     conn.numbers[SINCE] = monotonic()
     return True

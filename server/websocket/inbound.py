@@ -85,7 +85,7 @@ class Inbound(PacedExchange):
                 self.read_on()
                 if self.outcome is not None or (session is not None and session.messages):
                     continue
-            if self.ending:
+            if self.ending and not (session is not None and session.more):
                 self.end_now()
             else:
                 await self._news()
@@ -200,6 +200,8 @@ class Inbound(PacedExchange):
     def _continue(self) -> None:
         self._continues = False
         self.read_on()
+        if self.ending:
+            self.wake()
 
     def transmit(self, data: bytes) -> bool:
         """Send, and see to what the kernel does not take. False: the client is gone, and so is the connection."""

@@ -302,9 +302,7 @@ def test_haproxy_with_the_proxy_protocol(tmp_path: Path, version: str, mode: str
             stranger.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):
                 assert stranger.sock.recv(100) == b""
-        daemon.wait_for_line(
-            r"a connection of 127\.0\.0\.1:\d+ was closed, as it did not begin with a PROXY header"
-        )
+        daemon.wait_for_line(r"a connection of 127\.0\.0\.1:\d+ was closed \(proxy\.protocol\)")
         admin = int(
             re.findall(r"127\.0\.0\.1:(\d+)", daemon.config_file.read_text().partition("admin:")[2])[0]
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -246,6 +247,33 @@ def test_a_key_that_only_root_may_read_is_named_in_one_line(open_folder: Path) -
         daemon.wait_for_line(r"worker 0 g1 cannot boot: .*tls\.key: may not be read by user nobody: /.*key")
         assert daemon.count("cannot boot") == 2
         assert daemon.count("Traceback") == 0
+
+
+@pytest.mark.root
+def test_a_check_is_made_by_the_user_of_the_application(open_folder: Path) -> None:
+    """Who may write the application's code is not root for the moment in which root checks it."""
+    files = Authority(open_folder).issue("localhost")
+    for file, mode in ((files.cert, 0o644), (files.key, 0o600)):
+        file.chmod(mode)
+    (open_folder / "demo.py").write_text(
+        "import os\nprint('imported by', os.getresuid(), os.getresgid())\ndef app(environ, start_response): ...\n"
+    )
+    (open_folder / "server.yaml").write_text(
+        f"app: demo:app\nprocess: {{user: nobody}}\ntls: {{cert: {files.cert}, key: {files.key}}}\n"
+    )
+    (open_folder / "held").mkdir()
+    serverd = [sys.executable, "-m", "serverd", "check", "-c", str(open_folder / "server.yaml")]
+    argv = for_everybody(serverd, open_folder / "held")
+    user = pwd.getpwnam("nobody")
+    seen = []
+    for _ in range(2):
+        seen.append(subprocess.run(argv, capture_output=True, text=True, check=False))
+        files.key.chmod(0o644)
+    assert [done.returncode for done in seen] == [4, 0], seen
+    assert "serverd check: tls.key: may not be read by user nobody" in seen[0].stderr
+    assert "imported by" not in seen[0].stderr
+    ids = (user.pw_uid,) * 3, (user.pw_gid,) * 3
+    assert f"imported by {ids[0]} {ids[1]}" in seen[1].stderr
 
 
 def test_nothing_of_the_environment_is_in_a_title(tmp_path: Path) -> None:
