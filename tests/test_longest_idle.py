@@ -58,7 +58,7 @@ def test_who_has_sent_half_a_record_of_tls_stands_in_nobodys_way(monkeypatch: py
         served.queue.alone = True
         clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
         for number, client in enumerate(clients):
-            idle(served, client, 60.0 - number)
+            idle(served, client, 20.0 - number)
         monkeypatch.setattr(Connection, "partial", property(lambda conn: conn.id <= FULL // 2))
         with served.connect() as new:
             assert new.get("/new").body == b"/new"
@@ -184,3 +184,26 @@ def test_who_left_before_being_accepted_costs_nobody_a_place(stack: ExitStack) -
     assert served.queue._accept(listener.fileno()) is None
     assert served.queue.seen_off == 0
     assert served.queue.open == FULL
+
+
+def test_a_connection_that_cannot_be_made_leaves_the_door_open(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory, say, is short for a moment: whoever comes next is let in, and nobody has gone for nothing."""
+    failed = threading.Event()
+
+    def make(*args: Any) -> Connection:
+        if args[0] == FULL + 1 and not failed.is_set():
+            failed.set()
+            raise MemoryError
+        return Connection(*args)
+
+    with serving(app, config=CONFIG, make_connection=make) as served, ExitStack() as stack:
+        served.queue.alone = True
+        clients = [stack.enter_context(served.connect()) for _ in range(FULL)]
+        for number, client in enumerate(clients):
+            idle(served, client, 20.0 - number)
+        stack.enter_context(served.connect())
+        wait_until(failed.is_set)
+        with served.connect() as new:
+            assert new.get("/new").body == b"/new"
+        assert clients[1].get("/").status == 200, "one has gone, for one who has come"
+    assert [record.getMessage() for record in caplog.records if record.exc_info]
