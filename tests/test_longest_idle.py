@@ -205,5 +205,8 @@ def test_a_connection_that_cannot_be_made_leaves_the_door_open(caplog: pytest.Lo
         wait_until(failed.is_set)
         with served.connect() as new:
             assert new.get("/new").body == b"/new"
-        assert clients[1].get("/").status == 200, "one has gone, for one who has come"
+            assert served.queue.open == FULL
+            assert all(client.get("/").status == 200 for client in clients[2:]), (
+                "one has gone, for one who came"
+            )
     assert [record.getMessage() for record in caplog.records if record.exc_info]
