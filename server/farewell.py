@@ -39,7 +39,8 @@ class Refuser:
         self._slot.end_other(status, len(message) + 1)
         if self._log is not None:
             now = time.monotonic()
-            self._log.add(conn.peer, UNREADABLE, status, len(message) + 1, now, now)
+            # Of a request whose body is refused, the head was right.
+            self._log.add(conn.peer, conn.request or UNREADABLE, status, len(message) + 1, now, now)
         try:
             date = formatdate(time.time(), usegmt=True).encode()
             sent = conn.transmit(error_response(status, message, date=date, silent=silent))

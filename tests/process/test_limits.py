@@ -120,6 +120,7 @@ def test_a_body_at_its_limit_and_one_byte_beyond(tmp_path: Path, app: str) -> No
         assert ask(daemon, head + b"\r\n") == 413, "and nothing of the body had to be sent"
         assert ask(daemon, head + b"Expect: 100-continue\r\n\r\n") == 413, "and no 100 before it"
         assert not (tmp_path / "called").exists(), "nor was the application called"
+        daemon.wait_for_line('"POST / HTTP/1.1" 413 ')
         assert ask(daemon, chunked(3001)) == 413
         assert not (tmp_path / "called").exists()
         with RawClient(("127.0.0.1", daemon.port)) as client:
