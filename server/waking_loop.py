@@ -26,17 +26,22 @@ class WakingLoop(asyncio.SelectorEventLoop):
         self._bell = -1
         # An RLock, as a handler of signals may call in the middle of a call.
         self._bell_lock = threading.RLock()
-        super().__init__()
+        try:
+            super().__init__()
+        except OSError:
+            # No descriptors: whoever makes the loop hears of it. asyncio would close it when it is collected, and fail,
+            # as half of it was never there.
+            if getattr(self, "_ssock", None) is not None:
+                self._close_self_pipe()
+            if getattr(self, "_selector", None) is not None:
+                self._selector.close()  # type: ignore[attr-defined]
+            self._closed = True
+            raise
 
     def _make_self_pipe(self) -> None:
         super()._make_self_pipe()  # type: ignore[misc]
-        try:
-            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._add_reader(self._bell, self._answer_bell)  # type: ignore[attr-defined]
-        except OSError:  # no descriptors: whoever made the loop hears of it, with everything given back
-            self._close_self_pipe()
-            self._selector.close()  # type: ignore[attr-defined]
-            raise
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._add_reader(self._bell, self._answer_bell)  # type: ignore[attr-defined]
 
     def _close_self_pipe(self) -> None:
         with self._bell_lock:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import os
+import socket
+import warnings
+from typing import Any
+
+import pytest
 
 from serverd.server.worker_loop import WorkerLoop
 
@@ -51,3 +59,23 @@ def test_busy_while_a_callback_a_timer_or_a_task_waits() -> None:
         "ended task": False,
     }
     assert idle == [True]
+
+
+@pytest.mark.parametrize("call", ["socketpair", "eventfd"])
+def test_a_loop_for_which_there_are_no_descriptors(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and leaves nothing open and nothing to be said when it is collected, where asyncio closes it."""
+
+    def fail(*args: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # "unclosed event loop", which asyncio says of any such
+        patch.setattr(socket if call == "socketpair" else os, call, fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            WorkerLoop()
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -7,6 +7,7 @@ much over everything; children are compared with earlier children after the same
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -63,10 +64,11 @@ def report(
     found += _print_steady(record)
     found += _print_life(record)
     print(f"\nunexpected: {len(found)}")
-    for line in found[:_SHOWN]:
-        print(f"  {line}")
-    if len(found) > _SHOWN:
-        print(f"  and {len(found) - _SHOWN} more")
+    alike = Counter(re.sub(r"0x[0-9a-f]+", "0x…", line) for line in found)
+    for line, count in list(alike.items())[:_SHOWN]:
+        print(f"  {line}" + (f"  ({count} times)" if count > 1 else ""))
+    if len(alike) > _SHOWN:
+        print(f"  and {len(alike) - _SHOWN} more")
     return 1 if found else 0
 
 
