@@ -99,7 +99,7 @@ def grown(stack: contextlib.ExitStack, made: Child) -> list[RawClient]:
 
 def quiet(made: Child) -> float:
     """Let the keeper look until it sleeps; how long it wants to."""
-    return wait_until(lambda: seconds if (seconds := made.tick()) > TICK else 0, "the keeper sleeps")
+    return wait_until(lambda: seconds if (seconds := made.tick()) > 1.5 * TICK else 0, "the keeper sleeps")
 
 
 def test_threads_leave_when_they_are_not_needed() -> None:

@@ -310,7 +310,8 @@ def test_haproxy_with_the_proxy_protocol(tmp_path: Path, version: str, mode: str
 
 
 def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
-    """As on a platform whose router has no fixed address; a child is warmed up without a header.
+    """As on a platform whose router has no fixed address; a child is warmed up without a header. Everybody who connects
+    is one, and not everybody of whom one tells.
 
     The admin plane believes nobody: it answers to names of this machine only, as a page of a stranger could have a
     browser here ask it.
@@ -323,7 +324,7 @@ def test_everybody_is_a_proxy_with_a_warning(tmp_path: Path) -> None:
         with RawClient(("127.0.0.1", daemon.port)) as client:
             client.send(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n")
             told = json.loads(client.get(headers="X-Forwarded-For: 6.6.6.6, 9.9.9.9\r\n").body)
-            assert told[0] == ["9.9.9.9", 0]
+            assert told[0] == ["1.2.3.4", 1]
         mark = daemon.mark()
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_line(r"generation 2 ready", after=mark)

@@ -96,26 +96,26 @@ def test_200_clients_at_once(tmp_path: Path, mode: str) -> None:
 
 @both_modes
 def test_a_reload_asks_every_client_to_connect_again(tmp_path: Path, mode: str) -> None:
-    async def stay(uri: str, codes: list[int], pids: set[int], again: asyncio.Event) -> None:
+    async def stay(uri: str, codes: list[int], pids: list[int]) -> None:
         """Talk, and connect again when told to, until the new process answers."""
         for turn in range(2):
             async with connect(uri) as client:
                 await client.send("first")
-                pids.add(int(str(await client.recv()).split()[0]))
+                pids.append(int(str(await client.recv()).split()[0]))
                 if turn == 1:
                     return
                 codes.append(await talk_until_closed(client, []))
 
     async def everybody(daemon: Daemon) -> tuple[list[int], set[int]]:
         codes: list[int] = []
-        pids: set[int] = set()
+        pids: list[int] = []
         uri = f"ws://127.0.0.1:{daemon.port}/"
         async with asyncio.TaskGroup() as group:
             for _ in range(50):
-                group.create_task(stay(uri, codes, pids, asyncio.Event()))
-            await asyncio.to_thread(wait_until, lambda: pids)
+                group.create_task(stay(uri, codes, pids))
+            await asyncio.to_thread(wait_until, lambda: len(pids) == 50)
             daemon.signal(signal.SIGHUP)
-        return codes, pids
+        return codes, set(pids)
 
     with daemon_of(tmp_path, mode) as daemon:
         codes, pids = asyncio.run(everybody(daemon))
