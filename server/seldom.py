@@ -1,6 +1,6 @@
 """A line for the log that a client can bring about as often as it likes, and that is written only so often.
 
-Promises: the first time it is written at once; after that at most once in ``QUIET`` seconds, with the number of times
+Promises: the first time it is written at once; after that at most once in ``quiet`` seconds, with the number of times
 that it was not. Any thread may call it; one lock keeps the count.
 """
 
@@ -18,9 +18,10 @@ QUIET: Final = 10.0
 class SeldomLog:
     """See the module."""
 
-    def __init__(self, logger: logging.Logger, level: int = logging.WARNING) -> None:
+    def __init__(self, logger: logging.Logger, level: int = logging.WARNING, quiet: float = QUIET) -> None:
         self._logger = logger
         self._level = level
+        self._quiet = quiet
         self._lock = threading.Lock()
         self._silent_until = float("-inf")
         self._unsaid = 0
@@ -32,7 +33,7 @@ class SeldomLog:
             if now < self._silent_until:
                 self._unsaid += 1
                 return
-            self._silent_until = now + QUIET
+            self._silent_until = now + self._quiet
             unsaid, self._unsaid = self._unsaid, 0
         if unsaid:
             message, args = message + " (%d more since the last such line)", (*args, unsaid)

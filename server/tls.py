@@ -23,6 +23,7 @@ from ..config import TlsConfig
 from ..config.certificates import BadCertificate, load_authorities, load_pair, out_of_order, pairs, read_pair
 from .conn_table import MakeConnection
 from .connection import Address, Server
+from .seldom import SeldomLog
 from .tls_connection import TlsConnection
 from .tls_groups import restrict_groups
 from .tls_names import ignore_odd_names
@@ -191,27 +192,17 @@ def _stamp_of(file: Path) -> tuple[int, int, int] | None:
 class FailureLog:
     """Handshakes that failed: each in the log at level debug, and at level info one line a minute at most.
 
-    Any thread; a lock keeps the count.
+    Any thread.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._silent_until = float("-inf")
-        self._unsaid = 0
+        self._say = SeldomLog(logger, logging.INFO, QUIET)
 
     def __call__(self, peer: Address | None, reason: str) -> None:
         """A handshake with `peer` failed for `reason`."""
         who = "a client" if peer is None else f"{peer[0]}:{peer[1]}"
         logger.debug("tls: no handshake with %s: %s", who, reason)
-        now = time.monotonic()
-        with self._lock:
-            if now < self._silent_until:
-                self._unsaid += 1
-                return
-            self._silent_until = now + QUIET
-            unsaid, self._unsaid = self._unsaid, 0
-        more = f" ({unsaid} more since the last such line)" if unsaid else ""
-        logger.info("tls: no handshake with %s: %s%s", who, reason, more)
+        self._say("tls: no handshake with %s: %s", who, reason)
 
 
 class _One:

@@ -271,7 +271,7 @@ def test_failed_handshakes_do_not_flood_the_log(
 ) -> None:
     caplog.set_level(logging.INFO)
     now = 1000.0
-    monkeypatch.setattr("serverd.server.tls.time.monotonic", lambda: now)
+    monkeypatch.setattr("serverd.server.seldom.monotonic", lambda: now)
     failed = FailureLog()
     for number in range(500):
         failed(("192.0.2.1", number), "wrong version number")
