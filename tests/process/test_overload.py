@@ -130,7 +130,7 @@ def test_a_queue_that_stands_is_cut(tmp_path: Path, way: str, new: bool) -> None
         answers = overload(daemon, stack, "/0.04", new=new)
         statuses = [response.status for _, response in answers]
         served = statuses.count(200)
-        assert 2 <= served <= 12, statuses  # 5 on a machine at rest
+        assert 2 <= served <= 8, statuses
         assert statuses == [200] * served + [503] * (14 - served)
         client, refused = answers[-1]
         assert refused.header("retry-after") == "1"
