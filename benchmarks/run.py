@@ -19,10 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import load, machine, measure, memory, peers, preload, report, scenarios
+from bench import load, machine, measure, peers, report, scenarios, sections
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NAMES = (*scenarios.SCENARIOS, "memory", "preload")
+NAMES = (*scenarios.SCENARIOS, *sections.SECTIONS)
 KINDS = ("raw", "serverd", "serverd-log", "uvicorn", "granian", "gunicorn")
 
 
@@ -44,16 +44,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--held", type=int, default=5000, help="connections in the scenario memory (%(default)s)"
     )
+    parser.add_argument("--quick", action="store_true", help="two minutes in all: what is slow is left out")
     return parser.parse_args(argv)
 
 
 def run(name: str, options: argparse.Namespace, folder: Path) -> report.Section:
     """One scenario; a section that says why when it cannot run here."""
     try:
-        if name == "memory":
-            return memory.measure(options.held, folder, only=options.only)
-        if name == "preload":
-            return preload.measure(4, folder, only=options.only)
+        if name in sections.SECTIONS:
+            settings = sections.Settings(folder, options.only, options.quick, options.held)
+            return sections.SECTIONS[name](settings)
         plan = scenarios.SCENARIOS[name](scenarios.Context(options.threads, folder))
     except load.LoadError as error:
         return report.Section(name, f"Not measured: {error}", "", (), (), right=False)
@@ -78,14 +78,16 @@ def main(argv: list[str]) -> int:
     print(
         f"{about['cpu']}, {about['cpus']} CPUs, Linux {about['kernel']}, {about['wrk']}, serverd at {about['commit']}\n"
     )
-    sections: list[report.Section] = []
+    measured: list[report.Section] = []
     for name in (name for name in NAMES if name in options.scenario):
         with tempfile.TemporaryDirectory(prefix="serverd-bench-") as folder:
-            sections.append(run(name, options, Path(folder)))
-        print(sections[-1].text(), flush=True)
-    path = report.save(RESULTS, {**about, "settings": vars(options)}, sections)
+            measured.append(run(name, options, Path(folder)))
+        print(measured[-1].text(), flush=True)
+    if goals := report.summary(measured):
+        print(f"## Goals\n\n{goals}\n")
+    path = report.save(RESULTS, {**about, "settings": vars(options)}, measured)
     print(f"Raw results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-    return 0 if all(section.right for section in sections) else 1
+    return 0 if all(section.right for section in measured) else 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ all of this.
 import resource
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from .apps.events import FIRST
 from .contestants import APPS, Rows
 from .measure import progress
 from .report import Result, Section
+from .sections import Settings
 
 SPARE = 500  # descriptors that a server and this program need beside the connections
 WARM = 100  # connections that come and go first: what is made once is not what a connection costs
@@ -37,8 +38,9 @@ class Held:
     seconds: float
 
 
-def measure(count: int, folder: Path, *, only: Collection[str]) -> Section:
-    """The table for `count` connections; raises LoadError when this process may not open as many."""
+def measure(settings: Settings) -> Section:
+    """The table for `settings.held` connections; raises LoadError when this process may not open as many."""
+    count, folder, only = settings.held, settings.folder, settings.only
     _allow_descriptors(count + SPARE)
     cores = machine.choose_cores(1)
     lines = [

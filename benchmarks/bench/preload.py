@@ -8,7 +8,6 @@ quarter in each. One thread calls all of this.
 
 import socket
 import time
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +16,12 @@ from .contestants import APPS
 from .measure import progress
 from .memory import settled
 from .report import Result, Section
+from .sections import Settings
 
 BODY = b'{"message":"Hello, World!"}'
 # One connection each: with four children none is left out by chance (0.75 ** 60 is 3e-8).
 COLLECTIONS = 60
+CHILDREN = 4
 MIB = 2**20
 
 
@@ -34,24 +35,24 @@ class Shared:
     collected: int
 
 
-def measure(children: int, folder: Path, *, only: Collection[str]) -> Section:
-    """The table for so many children with 4 threads each; `only`: kinds of servers (serverd is the one here)."""
+def measure(settings: Settings) -> Section:
+    """The table for four children with 4 threads each; serverd is the only kind of server here."""
     lines = ["| workers.preload | accepts after s | started MiB | after load MiB | after collections MiB |"]
     lines.append("|---|--:|--:|--:|--:|")
-    heading = f"FastAPI, {children} children with 4 threads each, memory of all processes of serverd."
-    if only and "serverd" not in only:
+    heading = f"FastAPI, {CHILDREN} children with 4 threads each, memory of all processes of serverd."
+    if settings.only and "serverd" not in settings.only:
         return Section("preload", "Not measured: serverd is not among --only.", "", (), (), right=True)
     raw: list[dict[str, object]] = []
     found: list[Shared] = []
     for preload in (False, True):
         progress(f"preload: {preload}")
-        settings = {
-            "workers.processes": str(children),
+        keys = {
+            "workers.processes": str(CHILDREN),
             "workers.threads": "4",
             "workers.preload": str(preload),
         }
-        (row,) = contestants.serverd("fastapi_json:app", APPS, "serverd", settings, needs=["fastapi"])
-        shared, problem = (None, row.problem) if isinstance(row, Result) else _run(row, folder)
+        (row,) = contestants.serverd("fastapi_json:app", APPS, "serverd", keys, needs=["fastapi"])
+        shared, problem = (None, row.problem) if isinstance(row, Result) else _run(row, settings.folder)
         if shared is None:
             lines.append(f"| {preload} | not measured: {problem} | | | |")
             raw.append({"preload": preload, "problem": problem})

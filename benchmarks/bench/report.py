@@ -6,7 +6,7 @@ best and the worst round.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -69,6 +69,17 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """One goal and what came of it, for the table at the end of a run."""
+
+    scenario: str
+    aim: str  # `at least 2.0 × the best peer`
+    value: float | None  # None: not measured
+    text: str  # `2.31 × granian (asgi, 1 worker) on 3.14.7t`
+    met: bool | None  # None: there is no goal, or it was not measured
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """What a scenario gives: heading, table, lines below it, raw figures, and whether serverd did all right."""
 
@@ -78,6 +89,7 @@ class Section:
     lines: Sequence[str]
     raw: Sequence[Mapping[str, object]]
     right: bool
+    verdicts: Sequence[Verdict] = ()
 
     def text(self) -> str:
         """For standard output, in Markdown."""
@@ -94,12 +106,31 @@ def table(results: Sequence[Result], unit: str) -> str:
     return "\n".join(head + [result.row() for result in results])
 
 
+def summary(sections: Sequence[Section]) -> str:
+    """All goals of a run as one Markdown table; empty when there was none."""
+    words = {True: "met", False: "**missed**", None: ""}
+    lines = [
+        f"| `{verdict.scenario}` | {verdict.aim} | {verdict.text} | "
+        f"{words[verdict.met] if verdict.value is not None else 'not measured'} |"
+        for section in sections
+        for verdict in section.verdicts
+    ]
+    head = ["| scenario | goal | here | |", "|---|---|---|---|"]
+    return "\n".join(head + lines) if lines else ""
+
+
 def save(folder: Path, about: Mapping[str, object], sections: Sequence[Section]) -> Path:
     """Write everything as JSON, one file for each run; the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{str(about['time']).replace(':', '')}.json"
     scenarios = [
-        {"name": part.name, "heading": part.heading, "goals": part.lines, "results": part.raw}
+        {
+            "name": part.name,
+            "heading": part.heading,
+            "goals": part.lines,
+            "results": part.raw,
+            "verdicts": [asdict(verdict) for verdict in part.verdicts],
+        }
         for part in sections
     ]
     path.write_text(json.dumps({**about, "scenarios": scenarios}, indent=1) + "\n")
