@@ -39,6 +39,7 @@ def _of(module: str) -> Measure:
 
 
 SECTIONS: dict[str, Measure] = {
+    "cpu-bound": _of("cpu_bound"),
     "memory": _of("memory"),
     "preload": _of("preload"),
 }
