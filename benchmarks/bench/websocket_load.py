@@ -1,21 +1,18 @@
-"""The load for WebSockets: ws_load.c, compiled into the cache folder at its first use, and the check before it.
+"""The load for WebSockets: ws_load.c, and the check before it.
 
-A load in Python would be slower than what it measures. Raises LoadError when there is no C compiler. One
-thread calls all of this.
+Raises LoadError when there is no C compiler. One thread calls all of this.
 """
 
 import base64
 import hashlib
 import os
-import shutil
 import socket
 import struct
-import subprocess
 from functools import partial
 from pathlib import Path
 
+from .c_program import compiled
 from .load import Load, LoadError
-from .peers import CACHE
 
 SOURCE = Path(__file__).with_name("ws_load.c")
 SIZE = 32  # bytes of a message: a line of a chat
@@ -25,7 +22,7 @@ TEXT, PING = 0x81, 0x89  # first byte of a frame that is a whole message (RFC 64
 
 def echo() -> Load:
     """Text messages of 32 bytes, each sent when the one before has come back; no compression is offered."""
-    program = str(_program())
+    program = str(compiled(SOURCE))
     return Load("message", check, partial(_command, program))
 
 
@@ -98,27 +95,3 @@ def _exactly(client: socket.socket, size: int) -> bytes:
             raise LoadError("closes the WebSocket without a reason")
         data += part
     return data
-
-
-def _program() -> Path:
-    """The compiled load, named after what it was compiled from."""
-    source = SOURCE.read_bytes()
-    program = CACHE / f"ws_load-{hashlib.sha256(source).hexdigest()[:12]}"
-    if program.exists():
-        return program
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise LoadError("a C compiler is missing. Install one: apt-get install gcc libc6-dev")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    new = program.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        [compiler, "-O2", "-o", str(new), str(SOURCE)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if done.returncode:
-        raise LoadError(f"{SOURCE.name} does not compile: {' '.join(done.stderr.split())[:200]}")
-    new.rename(program)
-    return program
