@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from . import machine
 SCRIPT = Path(__file__).with_name("wrk_done.lua")
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 HELLO = b"Hello, World!"
+IN_PIECES = 16384  # bytes of an answer from where on a run may end in the middle of one
 
 
 class LoadError(Exception):
@@ -53,6 +54,7 @@ class Run:
     cpu_us: float
     p50_us: float
     p99_us: float
+    p999_us: float
     errors: int
     others: float
     load_share: float
@@ -67,14 +69,38 @@ class Run:
         return {**asdict(self), "rate": self.rate}
 
 
-def http(body: bytes = HELLO, trusted: Path | None = None) -> Load:
-    """wrk with keep-alive connections; over TLS when `trusted`, the server's certificate, is given."""
+def http(
+    body: bytes = HELLO, trusted: Path | None = None, *, request: bytes = REQUEST, folder: Path | None = None
+) -> Load:
+    """wrk with keep-alive connections; over TLS when `trusted`, the server's certificate, is given.
+
+    Any other `request` than the plain one is sent byte for byte, and kept in a file in `folder` for that.
+    """
+    file = None
+    if request != REQUEST:
+        if folder is None:
+            raise ValueError("a request of its own needs a folder")
+        file = folder / "request.http"
+        file.write_bytes(request)
     return Load(
-        "request", partial(check, body=body, trusted=trusted), partial(_wrk, "https" if trusted else "http")
+        "request",
+        partial(check, body=body, trusted=trusted, request=request),
+        partial(_wrk, "https" if trusted else "http", file),
     )
 
 
-def check(port: int, *, body: bytes = HELLO, trusted: Path | None = None) -> int:
+def message(
+    method: str = "GET", path: str = "/", headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> bytes:
+    """The bytes of a request to 127.0.0.1, with the headers in their order."""
+    fields = {"Host": "127.0.0.1", **(headers or {})}
+    if body:
+        fields["Content-Length"] = str(len(body))
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def check(port: int, *, body: bytes = HELLO, trusted: Path | None = None, request: bytes = REQUEST) -> int:
     """Ask once; the size of the whole answer in bytes. Raises LoadError when it is not 200 with just this body.
 
     With TLS the certificate is verified, and anything but TLS 1.3 is wrong: all contestants shall do the same work.
@@ -86,7 +112,7 @@ def check(port: int, *, body: bytes = HELLO, trusted: Path | None = None) -> int
             client = context.wrap_socket(plain, server_hostname="127.0.0.1")
             if client.version() != "TLSv1.3":
                 raise LoadError(f"negotiates {client.version()} instead of TLSv1.3")
-        client.sendall(REQUEST)
+        client.sendall(request)
         data = b""
         while not data.endswith(body):
             part = client.recv(65536)
@@ -101,15 +127,18 @@ def check(port: int, *, body: bytes = HELLO, trusted: Path | None = None) -> int
     return len(data)
 
 
-def _wrk(scheme: str, port: int, connections: int, threads: int, seconds: int) -> list[str]:
+def _wrk(
+    scheme: str, file: Path | None, port: int, connections: int, threads: int, seconds: int
+) -> list[str]:
     command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
-    return [*command, f"{scheme}://127.0.0.1:{port}/"]
+    command.append(f"{scheme}://127.0.0.1:{port}/")
+    return [*command, "--", str(file)] if file else command
 
 
 def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int, seconds: int) -> Run:
     """Put load on the server for `seconds`; CPU time is that of the process tree of `pid` over just this time."""
     size = load.check(port)
-    threads = min(2, len(cpus))
+    threads = min(connections, len(cpus))
     command = load.command(port, connections, threads, seconds)
     before = _account(pid)
     with machine.pinned(cpus):
@@ -124,7 +153,8 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
         raise LoadError(f"no {load.unit} was answered")
     errors = sum(said[kind] for kind in ("connect", "read", "write", "timeout", "status"))
     # What is still in flight when the load stops, and a header whose length changes, allow for a little.
-    if abs(said["bytes"] / said["requests"] - size) > max(8, size * 0.02):
+    allowed = said["requests"] * max(8, size * 0.02) + (connections * size if size > IN_PIECES else 0)
+    if abs(said["bytes"] - said["requests"] * size) > allowed:
         errors += said["requests"]
     return Run(
         requests=said["requests"],
@@ -132,6 +162,7 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
         cpu_us=used * 1e6 / said["requests"],
         p50_us=said["p50_us"],
         p99_us=said["p99_us"],
+        p999_us=said["p999_us"],
         errors=errors,
         others=max(0.0, (busy - used - loading) / passed),
         load_share=loading / passed / threads,

@@ -37,9 +37,18 @@ class Cores:
         )
 
 
-def choose_cores(count: int = 2) -> Cores:
-    """`count` CPUs for the servers and as many others for the load, of different physical cores as far as they go."""
+def half_of_the_cpus() -> int:
+    """How many CPUs a server may have so that the load has as many of its own; at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def choose_cores(count: int | None = None) -> Cores:
+    """`count` CPUs for the servers and as many others for the load, of different physical cores as far as they go.
+
+    Half of all for the servers when none is said.
+    """
     every = os.sched_getaffinity(0)
+    count = count or half_of_the_cpus()
     ordered = sorted(every, key=lambda cpu: (_rank_among_siblings(cpu), cpu))
     if len(ordered) < 2 * count:
         return Cores(frozenset(every), frozenset(every))

@@ -12,6 +12,8 @@ from statistics import median
 
 from .load import Run
 
+PERCENTILES = ("p50_us", "p99_us", "p999_us")
+
 
 class Result:
     """All rounds of one contestant; or the reason why there are none, or no more."""
@@ -49,11 +51,12 @@ class Result:
     def row(self) -> str:
         """One line of the table."""
         if not self.runs:
-            return f"| {self.name} | {self.python} | not measured: {self.problem} | | | | | |"
-        p50, p99 = (median(getattr(run, name) for run in self.runs) / 1000 for name in ("p50_us", "p99_us"))
+            return f"| {self.name} | {self.python} | not measured: {self.problem} | | | | | | |"
+        times = (median(getattr(run, name) for run in self.runs) / 1000 for name in PERCENTILES)
+        p50, p99, p999 = times
         return (
             f"| {self.name} | {self.python} | {self.rate:,.0f} ± {self.spread:.0f} % | {self.cpu_us:.1f} "
-            f"| {p50:.2f} | {p99:.2f} | {self.memory / 2**20:.0f} | {self.errors} |"
+            f"| {p50:.2f} | {p99:.2f} | {p999:.2f} | {self.memory / 2**20:.0f} | {self.errors} |"
         )
 
     def as_json(self) -> dict[str, object]:
@@ -100,8 +103,8 @@ class Section:
 def table(results: Sequence[Result], unit: str) -> str:
     """The Markdown table of what answered so many `unit`s a second."""
     head = [
-        f"| server | Python | {unit}s/s | CPU µs/{unit} | p50 ms | p99 ms | memory MiB | errors |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        f"| server | Python | {unit}s/s | CPU µs/{unit} | p50 ms | p99 ms | p99.9 ms | memory MiB (PSS) | errors |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return "\n".join(head + [result.row() for result in results])
 

@@ -26,6 +26,8 @@ UNWANTED = (
     "UVICORN_",
     "GRANIAN_",
     "GUNICORN_",
+    "HYPERCORN_",
+    "POUNCE_",
     "PYTHON",
     "NOTIFY_SOCKET",
     "LISTEN_",
@@ -42,9 +44,12 @@ class Contestant:
     """One row of a table: `command` holds `{port}` where the port belongs."""
 
     name: str
-    kind: str  # raw | serverd | serverd-log | uvicorn | granian | gunicorn
+    kind: str  # one of contestants.KINDS
     command: Sequence[str]
     version: str  # of its Python
+    folder: Path | None = (
+        None  # where it is started, for one that imports from there; else a folder of its own
+    )
 
 
 class Running:
@@ -53,6 +58,7 @@ class Running:
     def __init__(self, contestant: Contestant, cpus: frozenset[int], folder: Path) -> None:
         """Start it on `cpus`, in a folder of its own in `folder`; raises ServerError unless it soon accepts."""
         self.contestant = contestant
+        self._stopped = False
         self.port = free_port()
         home = folder / f"{contestant.kind}-{self.port}"
         home.mkdir()
@@ -64,7 +70,7 @@ class Running:
             stack.enter_context(machine.pinned(cpus))
             self._process = subprocess.Popen(
                 command,
-                cwd=home,
+                cwd=contestant.folder or home,
                 env=_clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -87,7 +93,10 @@ class Running:
         os.truncate(self.log, 0)
 
     def stop(self) -> None:
-        """End it; returns when it is gone."""
+        """End it; returns when it is gone. A second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._process.poll() is None:
             self._process.terminate()
             try:

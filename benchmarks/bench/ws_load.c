@@ -160,8 +160,8 @@ static void on_readable(struct connection *c) {
     }
 }
 
-static uint64_t percentile(int percent) {
-    uint64_t wanted = answered * (uint64_t)percent / 100, seen = 0;
+static uint64_t percentile(int permille) {
+    uint64_t wanted = answered * (uint64_t)permille / 1000, seen = 0;
     for (uint64_t us = 0; us < BUCKETS; us++)
         if ((seen += histogram[us]) > wanted)
             return us;
@@ -214,9 +214,10 @@ int main(int argc, char **argv) {
     }
     leave(all, count);
     printf("RESULT {\"requests\": %llu, \"duration_us\": %llu, \"bytes\": %llu, \"p50_us\": %llu, \"p99_us\": %llu, "
-           "\"max_us\": %llu, \"connect\": 0, \"read\": %llu, \"write\": %llu, \"timeout\": 0, \"status\": %llu}\n",
+           "\"p999_us\": %llu, \"max_us\": %llu, \"connect\": 0, \"read\": %llu, \"write\": %llu, \"timeout\": 0, \"status\": %llu}\n",
            (unsigned long long)answered, (unsigned long long)(now - begin), (unsigned long long)bytes,
-           (unsigned long long)percentile(50), (unsigned long long)percentile(99), (unsigned long long)slowest,
+           (unsigned long long)percentile(500), (unsigned long long)percentile(990), (unsigned long long)percentile(999),
+           (unsigned long long)slowest,
            (unsigned long long)failed_reads, (unsigned long long)failed_writes, (unsigned long long)wrong);
     return 0;
 }
