@@ -140,10 +140,10 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
     size = load.check(port)
     threads = min(connections, len(cpus))
     command = load.command(port, connections, threads, seconds)
-    before = _account(pid)
+    before = account(pid)
     with machine.pinned(cpus):
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
-    used, loading, busy, passed = (now - then for now, then in zip(_account(pid), before, strict=True))
+    used, loading, busy, passed = (now - then for now, then in zip(account(pid), before, strict=True))
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         said = " ".join((done.stderr or done.stdout).split())
@@ -169,7 +169,7 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
     )
 
 
-def _account(pid: int) -> tuple[float, float, float, float]:
+def account(pid: int) -> tuple[float, float, float, float]:
     """Seconds so far: CPU of the server, of the children that ended (the load), of the machine; the clock."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return machine.cpu_seconds(pid), ended.ru_utime + ended.ru_stime, machine.busy_seconds(), time.monotonic()
