@@ -55,8 +55,13 @@ class Contestant:
 class Running:
     """A contestant that runs: `port` and `pid` are its own. Use it in a `with` statement."""
 
-    def __init__(self, contestant: Contestant, cpus: frozenset[int], folder: Path) -> None:
-        """Start it on `cpus`, in a folder of its own in `folder`; raises ServerError unless it soon accepts."""
+    def __init__(
+        self, contestant: Contestant, cpus: frozenset[int], folder: Path, *, pause: float = 0.05
+    ) -> None:
+        """Start it on `cpus`, in a folder of its own in `folder`; raises ServerError unless it soon accepts.
+
+        `pause`: seconds between two attempts to connect.
+        """
         self.contestant = contestant
         self._stopped = False
         self.port = free_port()
@@ -78,7 +83,7 @@ class Running:
                 start_new_session=True,
             )
         try:
-            self._wait_until_it_accepts()
+            self._wait_until_it_accepts(pause)
         except BaseException:
             self.stop()
             raise
@@ -109,7 +114,7 @@ class Running:
             pass
         self._process.wait()
 
-    def _wait_until_it_accepts(self) -> None:
+    def _wait_until_it_accepts(self, pause: float) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -118,7 +123,7 @@ class Running:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
             except OSError:
-                time.sleep(0.05)
+                time.sleep(pause)
         raise ServerError(f"does not start: {self.fate()}")
 
     def fate(self) -> str:
