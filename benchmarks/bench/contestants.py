@@ -189,11 +189,14 @@ def waitress(app: str, folder: Path, threads: int) -> Rows:
     return _each("waitress", commands, folder=folder)
 
 
-def pounce(app: str, folder: Path, workers: int) -> Rows:
-    """pounce, whose workers are threads on free-threaded Python, in both of its modes, without compression."""
+def pounce(app: str, folder: Path, cpus: int) -> Rows:
+    """pounce, whose workers are threads on free-threaded Python, in both of its modes, without compression.
+
+    One worker alone is always in mode async, so two are the fewest in mode sync.
+    """
 
     def commands(_: Mapping[str, str], free: bool) -> Iterable[tuple[str, list[str]]]:
-        for mode in ("sync", "async"):
+        for mode, workers in (("async", cpus), ("sync", max(2, cpus))):
             command = ["pounce", "serve", "--app", app, "--host", "127.0.0.1", "--port", "{port}"]
             command += ["--workers", str(workers), "--worker-mode", mode, "--no-compression"]
             command += ["--no-access-log", "--log-level", "warning", "--signage", "off"]

@@ -18,12 +18,21 @@ PERCENTILES = ("p50_us", "p99_us", "p999_us")
 class Result:
     """All rounds of one contestant; or the reason why there are none, or no more."""
 
-    def __init__(self, name: str, kind: str, python: str, problem: str | None = None) -> None:
-        """`kind` as in servers.Contestant."""
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        python: str,
+        problem: str | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
+        """`kind` as in servers.Contestant; `command` is how it was started."""
         self.name = name
         self.kind = kind
         self.python = python
         self.problem = problem
+        self.command = command
+        self.qualifying: Run | None = None  # the short run before the rounds
         self.runs: list[Run] = []
         self.memory = 0  # bytes
 
@@ -67,6 +76,8 @@ class Result:
             "python": self.python,
             "problem": self.problem,
             "memory": self.memory,
+            "command": list(self.command),
+            "qualifying": self.qualifying.as_json() if self.qualifying else None,
             "runs": [run.as_json() for run in self.runs],
         }
 
