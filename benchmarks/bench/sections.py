@@ -41,6 +41,7 @@ def _of(module: str) -> Measure:
 SECTIONS: dict[str, Measure] = {
     "cpu-bound": _of("cpu_bound"),
     "event-streams": _of("event_streams"),
+    "start-up": _of("start_up"),
     "footprint": _of("footprint"),
     "memory": _of("memory"),
     "preload": _of("preload"),

@@ -97,15 +97,15 @@ class Running:
         """Forget what it wrote: an access log would fill the disk over the rounds."""
         os.truncate(self.log, 0)
 
-    def stop(self) -> None:
-        """End it; returns when it is gone. A second call does nothing."""
+    def stop(self, patience: float = STOP_SECONDS) -> None:
+        """End it; returns when it is gone. A second call does nothing. `patience`: seconds from TERM to KILL."""
         if self._stopped:
             return
         self._stopped = True
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 pass
         try:
