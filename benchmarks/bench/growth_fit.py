@@ -10,7 +10,6 @@ values equal.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 type Points = Sequence[tuple[float, float]]  # (n, what was seen there); all seen are above 0
 
@@ -142,11 +141,6 @@ def peak(points: Points) -> tuple[float, float]:
     enough = PEAK * max(rate for _, rate in ordered)
     reached = [n for n, rate in ordered if rate >= enough]
     return reached[0], reached[-1]
-
-
-def marginal(points: Points) -> list[tuple[float, float, float]]:
-    """(from n, to n, what each step of n between them costs)."""
-    return [(n, m, (dearer - seen) / (m - n)) for (n, seen), (m, dearer) in pairwise(sorted(points))]
 
 
 def _r2(points: Points, fit: Callable[[float], float], parameters: int) -> float | None:
