@@ -42,7 +42,11 @@ SECTIONS: dict[str, Measure] = {
     "cpu-bound": _of("cpu_bound"),
     "event-streams": _of("event_streams"),
     "start-up": _of("start_up"),
+    "reload": _of("reloading"),
     "footprint": _of("footprint"),
     "memory": _of("memory"),
     "preload": _of("preload"),
+    "growth": _of("growth"),
+    "connections": _of("growth_connections"),
+    "latency": _of("growth_latency"),
 }
