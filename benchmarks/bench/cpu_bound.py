@@ -147,6 +147,6 @@ def _told(done: list[Trial], every: int) -> list[str]:
         for kind in ("uvicorn", "granian"):
             if theirs := trials.best(done, kind, "rate"):
                 lines.append(
-                    f"serverd with {every} threads: {trials.paired(ours, theirs, 'rate'):.2f} × {theirs}"
+                    f"serverd with {every} threads: {trials.paired(ours, theirs, 'rate'):.2f} × {theirs.short}"
                 )
     return lines

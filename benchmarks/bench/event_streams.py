@@ -131,8 +131,8 @@ def _verdict(done: list[Trial], what: str) -> Verdict:
     if not ours or not uvicorn:
         return Verdict("event-streams", aim, None, "not measured", None)
     rate, cpu = trials.paired(ours, uvicorn, "rate"), trials.paired(ours, uvicorn, "cpu_us")
-    text = f"{rate:.2f} × {uvicorn} (CPU for each: {cpu:.2f} ×)"
+    text = f"{rate:.2f} × {uvicorn.short} (CPU for each: {cpu:.2f} ×)"
     for kind in ("granian", "hypercorn"):
         if other := trials.best(here, kind, "rate"):
-            text += f"; {trials.paired(ours, other, 'rate'):.2f} × {other}"
+            text += f"; {trials.paired(ours, other, 'rate'):.2f} × {other.short}"
     return Verdict("event-streams", aim, rate, text, rate >= GOAL if has_goal else None)

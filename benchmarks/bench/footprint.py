@@ -98,7 +98,7 @@ def _verdict(done: list[Trial]) -> Verdict:
     if not ours or not theirs:
         return Verdict("footprint", aim, None, "not measured", None)
     share = ours.median("loaded") / theirs.median("loaded")
-    text = f"{share:.2f} × {theirs}"
+    text = f"{share:.2f} × {theirs.short}"
     same = [trial for trial in done if trial.python == ours.python]
     if (beside := _of(same, FOUR, "uvicorn")) and beside is not theirs:
         text += f"; {ours.median('loaded') / beside.median('loaded'):.2f} × on {ours.python}"
@@ -109,7 +109,7 @@ def _told(done: list[Trial], count: int) -> str:
     """serverd beside the smallest of each peer."""
     ours = _of(done, count, "serverd")
     shares = [
-        f"{ours.median('loaded') / theirs.median('loaded'):.2f} × {theirs}"
+        f"{ours.median('loaded') / theirs.median('loaded'):.2f} × {theirs.short}"
         for kind in ("uvicorn", "granian")
         if ours and (theirs := _of(done, count, kind))
     ]

@@ -126,5 +126,5 @@ def _verdict(done: Collection[Trial], what: str) -> Verdict:
     if not ours or not theirs:
         return Verdict("start-up", aim, None, "not measured", None)
     mine = ours.median("seconds")
-    beside = ", ".join(f"{mine / peer.median('seconds'):.2f} × {peer}" for peer in theirs)
+    beside = ", ".join(f"{mine / peer.median('seconds'):.2f} × {peer.short}" for peer in theirs)
     return Verdict("start-up", aim, mine, f"{mine:.2f} s: {beside}", None)

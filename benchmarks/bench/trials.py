@@ -17,6 +17,8 @@ from .report import Result
 
 type Figures = Mapping[str, Any]
 
+PATIENCE = 2.0  # seconds for an idle server to end: some of granian's processes never do
+
 
 class Trial:
     """All rounds of one contestant. `key` is what the section knows it by."""
@@ -45,6 +47,11 @@ class Trial:
 
     def __str__(self) -> str:
         return f"{self.name} on {self.python}"
+
+    @property
+    def short(self) -> str:
+        """Without version and settings, where the table has them."""
+        return f"{self.kind} on {self.python}"
 
     def as_json(self) -> dict[str, object]:
         """For the raw results."""
@@ -91,6 +98,7 @@ def running(
             progress(f"starting {trial}")
             with attempt(trial):
                 server = stack.enter_context(servers.Running(trial.row, cpus[trial.key], folder))
+                stack.callback(server.stop, PATIENCE)
                 with attempt(trial, server):
                     check(server.port)
                     found[trial] = server
