@@ -16,6 +16,7 @@ type Goal = Callable[[Best], Verdict]
 
 QUIET = 0.1  # CPUs that others may keep busy before the figures are called disturbed
 SATURATED = 0.9  # of the CPU time of the load, from where on it may be what is measured
+STARVING = 0.5  # of the connections, under which a server leaves clients without an answer
 
 
 def judge(scenario: str, goals: Sequence[Goal], results: Sequence[Result]) -> tuple[list[str], list[Verdict]]:
@@ -122,8 +123,15 @@ def _doubts(results: Sequence[Result]) -> list[str]:
             lines.append(
                 f"{result.name} on {result.python}: the load was busy {share:.0%} of the time, and may be the limit"
             )
+        if result.errors:
+            lines.append(
+                f"{result.name} on {result.python}: {result.errors} errors: its figures are not to be trusted"
+            )
+        if result.runs and (served := result.served) is not None and served < STARVING:
+            lines.append(
+                f"{result.name} on {result.python}: served {served:.0%} of the connections at a time, "
+                "the others had to wait"
+            )
     if others := disturbance(results):
         lines.append(f"Disturbed: other programs kept {others:.1f} CPUs busy; repeat this on a quiet machine")
-    if errors := sum(result.errors for result in results):
-        lines.append(f"Errors: {errors} (see the table): these figures are not to be trusted")
     return lines

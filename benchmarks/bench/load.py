@@ -47,6 +47,8 @@ class Run:
 
     `others` is how many CPUs were kept busy meanwhile by neither the server nor the load: near 0 on a quiet machine.
     `load_share` is how much of the CPU time that it could use the load did use: near 1 it is the load that is measured.
+    `served` is which share of the connections waited for an answer that came, by Little's law (rate × mean latency):
+    well under 1 when a server left some of them waiting for all of the run, which no percentile shows.
     """
 
     requests: int
@@ -58,13 +60,14 @@ class Run:
     errors: int
     others: float
     load_share: float
+    served: float | None = None
 
     @property
     def rate(self) -> float:
         """Requests (or messages) a second."""
         return self.requests / self.seconds
 
-    def as_json(self) -> dict[str, float]:
+    def as_json(self) -> dict[str, float | None]:
         """For the raw results."""
         return {**asdict(self), "rate": self.rate}
 
@@ -166,6 +169,9 @@ def run(load: Load, port: int, pid: int, cpus: frozenset[int], connections: int,
         errors=errors,
         others=max(0.0, (busy - used - loading) / passed),
         load_share=loading / passed / threads,
+        served=said["mean_us"] * said["requests"] / said["duration_us"] / connections
+        if "mean_us" in said
+        else None,
     )
 
 

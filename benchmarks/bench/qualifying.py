@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from . import load
 from .contestants import PEERS
+from .goals import STARVING
 from .report import Result
 from .servers import Running
 
@@ -46,7 +47,9 @@ def qualify(
             _stop(entrant)
         if others:
             told = "; ".join(_said(entrant.result) for entrant in others)
-            lines.append(f"{kind}: {_said(best.result)} qualified. Slower in {SECONDS} s: {told}")
+            lines.append(
+                f"{kind}: in the table is {_said(best.result)}; slower in a run of {SECONDS} s: {told}"
+            )
     return [entrant for entrant in entrants if entrant in stays], lines
 
 
@@ -68,14 +71,19 @@ def _stop(entrant: Entrant) -> None:
 
 
 def _order(entrant: Entrant) -> tuple[bool, float]:
-    """Without errors before all others, then the faster."""
+    """Those that answer every client and make no errors before all others, then the faster."""
     run = entrant.result.qualifying
-    return (run is not None and not run.errors, run.rate if run else 0.0)
+    if run is None:
+        return False, 0.0
+    return not run.errors and (run.served is None or run.served > STARVING), run.rate
 
 
 def _said(result: Result) -> str:
-    run = result.qualifying
+    """What is in the brackets of its name, its Python, and its rate in the short run."""
+    run, name = result.qualifying, result.name.partition("(")[2].partition(")")[0]
     if run is None:
-        return f"{result.name} on {result.python}"
+        return f"{name} on {result.python}"
     errors = f", {run.errors} errors" if run.errors else ""
-    return f"{result.name} on {result.python} ({run.rate:,.0f}/s{errors})"
+    if run.served is not None and run.served < STARVING:
+        errors += f", serves {run.served:.0%} of the connections at a time"
+    return f"{name} on {result.python} ({run.rate:,.0f}/s{errors})"

@@ -53,6 +53,12 @@ class Result:
         return median(run.cpu_us for run in self.runs)
 
     @property
+    def served(self) -> float | None:
+        """Which share of the connections had answers, the median round; None when the load does not tell."""
+        shares = [run.served for run in self.runs if run.served is not None]
+        return median(shares) if shares else None
+
+    @property
     def errors(self) -> int:
         """All rounds together."""
         return sum(run.errors for run in self.runs)

@@ -13,8 +13,8 @@ end
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    '\nRESULT {"requests": %d, "duration_us": %d, "bytes": %d, "p50_us": %d, "p99_us": %d, "p999_us": %d, "max_us": %d, '
+    '\nRESULT {"requests": %d, "duration_us": %d, "bytes": %d, "mean_us": %d, "p50_us": %d, "p99_us": %d, "p999_us": %d, "max_us": %d, '
       .. '"connect": %d, "read": %d, "write": %d, "timeout": %d, "status": %d}\n',
-    summary.requests, summary.duration, summary.bytes, latency:percentile(50), latency:percentile(99),
-    latency:percentile(99.9), latency.max, e.connect, e.read, e.write, e.timeout, e.status))
+    summary.requests, summary.duration, summary.bytes, latency.mean, latency:percentile(50),
+    latency:percentile(99), latency:percentile(99.9), latency.max, e.connect, e.read, e.write, e.timeout, e.status))
 end
