@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import load, machine, measure, peers, report, scenarios, sections
+from bench import load, machine, measure, peers, plots, report, scenarios, sections
 from bench.contestants import KINDS
 from bench.plan import Context
 
@@ -108,6 +108,8 @@ def main(argv: list[str]) -> int:
     versions = {"serverd": peers.releases(sys.executable), **peers.known_releases()}
     path = report.save(RESULTS, {**about, "settings": vars(options), "versions": versions}, measured)
     print(f"Raw results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    if pictures := plots.after_a_run(path):
+        print(pictures)
     return 0 if all(section.right for section in measured) else 1
 
 

@@ -124,7 +124,7 @@ def _lines(series: Series, trials: Sequence[Trial]) -> list[str]:
         )
     if series.scales:
         lines += _scaling(series, rates)
-    if rates and (series.scales or series.unit == "connection"):
+    if rates and series.by_throughput:
         first, last = growth_fit.peak(rates)
         beyond = f", and no longer beyond {last:,.0f}" if last < max(n for n, _ in rates) else ""
         lines.append(f"{growth_fit.PEAK:.0%} of the best throughput is reached with {first:,.0f}{beyond}")
@@ -195,7 +195,7 @@ def _raw(series: Series, trials: Sequence[Trial]) -> dict[str, object]:
     """For the JSON, and for the plots, which are made from it alone."""
     rates, costs = _seen(trials, "rate"), _seen(trials, "cpu_us")
     cost, law = growth_fit.line(costs), growth_fit.usl(rates) if series.scales else None
-    knee = growth_fit.knee(costs, _noise(trials))
+    knee = None if series.by_throughput else growth_fit.knee(costs, _noise(trials))
     return {
         "series": series.name,
         "title": series.title,

@@ -49,6 +49,11 @@ class Series:
     scales: bool = False  # n are the threads or processes that serve: the throughput should grow with them
 
     @property
+    def by_throughput(self) -> bool:
+        """Whether the knee is one of the throughput, as more of them at a time may answer more; else of the cost."""
+        return self.scales or self.unit == "connection"
+
+    @property
     def units(self) -> str:
         """More than one of them."""
         return f"{self.unit}es" if self.unit.endswith("s") else f"{self.unit}s"
