@@ -108,7 +108,7 @@ def _section(done: list[Trial], every: int) -> Section:
     )
     verdicts = [_verdict(done, count) for count in (every,)]
     lines = [f"{verdict.aim}: {verdict.text}" for verdict in verdicts]
-    lines += _told(done, every) + trials.left_out(done)
+    lines += [*_told(done, every), *trials.left_out(done), *trials.disturbed(done)]
     raw = [trial.as_json() for trial in done]
     return Section("cpu-bound", heading, table, lines, raw, trials.right(done), verdicts)
 

@@ -114,7 +114,8 @@ def _section(done: list[Trial], cores: machine.Cores) -> Section:
         ),
     )
     verdicts = [_verdict(done, what) for what, *_ in APPLICATIONS]
-    lines = [f"{verdict.aim}: {verdict.text}" for verdict in verdicts] + trials.left_out(done)
+    lines = [f"{verdict.aim}: {verdict.text}" for verdict in verdicts]
+    lines += [*trials.left_out(done), *trials.disturbed(done)]
     for trial in done:
         if trial.rounds and (share := trial.median("load_share")) > 0.9:
             lines.append(f"{trial}: the load was busy {share:.0%} of the time, and may be the limit")

@@ -41,7 +41,7 @@ class Held:
 def measure(settings: Settings) -> Section:
     """The table for `settings.held` connections; raises LoadError when this process may not open as many."""
     count, folder, only = settings.held, settings.folder, settings.only
-    _allow_descriptors(count + SPARE)
+    allow_descriptors(count + SPARE)
     cores = machine.choose_cores(1)
     lines = [
         "| connections | server | Python | before MiB | open MiB | bytes each | after MiB | opened in s |"
@@ -181,7 +181,7 @@ def settled(pid: int) -> int:
     return machine.memory_bytes(pid)
 
 
-def _allow_descriptors(count: int) -> None:
+def allow_descriptors(count: int) -> None:
     """Raise the soft limit for this process, and for the servers, which inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from . import load, servers
+from .goals import QUIET
 from .measure import progress
 from .report import Result
 
@@ -136,6 +137,15 @@ def left_out(trials: Collection[Trial]) -> list[str]:
         for trial in trials
         if trial.rounds and trial.problem
     ]
+
+
+def disturbed(trials: Collection[Trial]) -> list[str]:
+    """A line when other programs kept the machine busy meanwhile: the rounds' `others`, in CPUs."""
+    others = [one["others"] for trial in trials for one in trial.rounds]
+    mean = sum(others) / len(others) if others else 0.0
+    if mean <= QUIET:
+        return []
+    return [f"Disturbed: other programs kept {mean:.1f} CPUs busy; repeat this on a quiet machine"]
 
 
 def right(trials: Collection[Trial], errors: str = "errors") -> bool:
