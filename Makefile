@@ -1,7 +1,7 @@
 # The commands of this project. Each does the set-up that it needs by itself, once: an interpreter, .venv, packages.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak faults stress hostile fuzz autobahn scan clean
+.PHONY: help run test lint format bench bench-full soak faults stress hostile fuzz autobahn scan clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # What is appended to the command, as in: make test ARGS="-k drain"
@@ -11,7 +11,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\): ## /  make \1	/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\): ## /  make \1	/p' Makefile | expand -t 19
 	@echo '  ARGS="..." is handed on to the command; PYTHON=/path/to/python3.14t names the interpreter.'
 
 run: ## serve the example application on http://127.0.0.1:8000 (Ctrl-C ends it)
@@ -37,8 +37,12 @@ format: ## put the code into its one form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: ## measure serverd beside other servers on the same cores (seven minutes)
+bench: ## measure serverd beside uvicorn, granian and gunicorn on the same cores (two minutes)
 	@tools/bootstrap bench
+	@exec $(BIN)/python benchmarks/run.py --quick $(ARGS)
+
+bench-full: ## measure everything beside six servers, with growth, memory, reloads and plots (35 minutes)
+	@tools/bootstrap plots || tools/bootstrap bench
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
 soak: ## reload, upgrade and kill children under load, 170 times (five minutes); ARGS="--minutes 30": all sorts of load and faults

@@ -18,6 +18,8 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import load, machine, measure, peers, plots, report, scenarios, sections
@@ -27,7 +29,7 @@ from bench.plan import Context
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = (*scenarios.SCENARIOS, *sections.SECTIONS)
 QUICK_NAMES = ("hello", "browser", "fastapi", "flask")
-QUICK_KINDS = ("raw", "serverd", "uvicorn", "granian")
+QUICK_KINDS = ("raw", "serverd", "serverd-log", "uvicorn", "granian", "gunicorn")
 QUICK_ROUNDS = 3
 
 
@@ -64,13 +66,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def run(name: str, options: argparse.Namespace, folder: Path) -> report.Section:
     """One scenario or section; one that says why when it cannot run here."""
     try:
-        if name in sections.SECTIONS:
-            settings = sections.Settings(folder, options.only, options.quick, options.held)
-            return sections.SECTIONS[name](settings)
-        context = Context(options.threads, folder, options.only, options.quick)
-        plan = scenarios.SCENARIOS[name](context)
+        return _measured(name, options, folder)
     except load.LoadError as error:
         return report.Section(name, f"Not measured: {error}", "", (), (), right=False)
+    except Exception as error:  # noqa: BLE001 - a mistake in one of them does not cost the results of the others
+        traceback.print_exc()
+        return report.Section(name, f"Not measured: {error!r} (see above)", "", (), (), right=False)
+
+
+def _measured(name: str, options: argparse.Namespace, folder: Path) -> report.Section:
+    if name in sections.SECTIONS:
+        settings = sections.Settings(folder, options.only, options.quick, options.held)
+        return sections.SECTIONS[name](settings)
+    plan = scenarios.SCENARIOS[name](Context(options.threads, folder, options.only, options.quick))
     return measure.measure(
         name,
         plan,
@@ -93,29 +101,38 @@ def main(argv: list[str]) -> int:
         f"{about['cpu']}, {about['cpus']} CPUs, Linux {about['kernel']}, {about['wrk']}, serverd at {about['commit']}\n"
     )
     measured: list[report.Section] = []
-    names = [name for name in NAMES if name in options.scenario]
     begin = time.monotonic()
+    stopped = False
+    try:
+        for section in _each(options, begin):
+            measured.append(section)
+            print(section.text(), flush=True)
+    except KeyboardInterrupt:
+        print("\nbench: stopped; what was measured by now follows", file=sys.stderr)
+        stopped = True
+    if goals := report.summary(measured):
+        print(f"## Goals\n\n{goals}\n")
+    about |= {"seconds": round(time.monotonic() - begin)}
+    versions = {"serverd": peers.releases(sys.executable), **peers.used_releases()}
+    path = report.save(RESULTS, {**about, "settings": vars(options), "versions": versions}, measured)
+    print(f"Raw results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    if pictures := plots.after_a_run(path):
+        print(pictures)
+    if stopped:
+        return 130
+    return 0 if all(section.right for section in measured) else 1
+
+
+def _each(options: argparse.Namespace, begin: float) -> Iterator[report.Section]:
+    """One after the other, and where we are on standard error."""
+    names = [name for name in NAMES if name in options.scenario]
     for number, name in enumerate(names, 1):
         passed = time.strftime("%M:%S", time.gmtime(time.monotonic() - begin))
         measure.progress("")
         print(f"bench: {passed} {name} ({number} of {len(names)})", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="serverd-bench-") as folder:
-            measured.append(run(name, options, Path(folder)))
-        print(measured[-1].text(), flush=True)
-    if goals := report.summary(measured):
-        print(f"## Goals\n\n{goals}\n")
-    about |= {"seconds": round(time.monotonic() - begin)}
-    versions = {"serverd": peers.releases(sys.executable), **peers.known_releases()}
-    path = report.save(RESULTS, {**about, "settings": vars(options), "versions": versions}, measured)
-    print(f"Raw results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-    if pictures := plots.after_a_run(path):
-        print(pictures)
-    return 0 if all(section.right for section in measured) else 1
+            yield run(name, options, Path(folder))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("\nbench: stopped", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serv
 CONSTRAINTS = ROOT / "constraints.txt"
 # What is newest first; a free-threaded build of the same version answers to its own name only.
 GIL_NAMES = ("python3.15", "python3.14", "python3.13", "python3.12", "python3")
+USED: dict[str, str] = {}  # the environments that this run asked for (`uvicorn-3.14.7t`), and their Pythons
 OLDEST = (3, 12)  # the oldest Python of the releases in constraints.txt (Django 6)
 
 
@@ -102,17 +103,13 @@ def environment(interpreter: str, peer: str) -> str:
     made = _environment(interpreter, peer)
     if isinstance(made, PeerError):
         raise made
+    USED[f"{peer}-{python_version(interpreter)}"] = made
     return made
 
 
-def known_releases() -> dict[str, dict[str, str]]:
-    """The packages of each environment that exists by now (`uvicorn-3.14.7t`), for the JSON result."""
-    found = {}
-    for done in sorted(CACHE.glob("*/installed.txt")):
-        folder = done.parent
-        if folder.name.partition("-")[0] in {peer.partition("-")[0] for peer in PEERS}:
-            found[folder.name] = releases(str(folder / "bin" / "python"))
-    return found
+def used_releases() -> dict[str, dict[str, str]]:
+    """The packages of each environment of this run, for the JSON result."""
+    return {name: releases(python) for name, python in USED.items()}
 
 
 @cache
