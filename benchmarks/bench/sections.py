@@ -41,6 +41,7 @@ def _of(module: str) -> Measure:
 SECTIONS: dict[str, Measure] = {
     "cpu-bound": _of("cpu_bound"),
     "event-streams": _of("event_streams"),
+    "slow-among-fast": _of("slow_among_fast"),
     "idle": _of("idle"),
     "start-up": _of("start_up"),
     "reload": _of("reloading"),
