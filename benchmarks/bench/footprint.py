@@ -1,9 +1,9 @@
 """The section `footprint`: the memory of one FastAPI application that serves from N CPUs.
 
 serverd has one process with N threads, the peers have N workers; N is the number of CPUs, and 4, the case for which
-the goal was set: how much memory so many workers take does not depend on the CPUs there are. Each server runs alone,
-as processes that run beside each other share pages of the interpreter and would look smaller. What is counted is
-PSS of the process tree after the load, when it uses no CPU any more. One thread calls all of this.
+the goal was set: how much memory so many workers take does not depend on the CPUs there are. What is counted is the
+memory of the process tree after the load, when it uses no CPU any more, as if it ran alone (whole_memory.py); PSS, in
+which pages are shared with whatever else runs on the same interpreter, stands beside it. One thread calls all of this.
 """
 
 import os
@@ -16,6 +16,7 @@ from .memory import settled
 from .report import Result, Section, Verdict
 from .sections import Settings
 from .trials import Trial
+from .whole_memory import whole_bytes
 
 BODY = b'{"message":"Hello, World!"}'
 APP = "fastapi_json:app"
@@ -37,10 +38,10 @@ def measure(settings: Settings) -> Section:
             done.append(trial)
     progress("")
     heading = (
-        f"FastAPI, a JSON endpoint; memory (PSS) of all processes after a second of load with {CONNECTIONS} "
-        "connections; each server alone."
+        f"FastAPI, a JSON endpoint; memory of all processes after a second of load with {CONNECTIONS} "
+        "connections; a page counts once, however many of them share it."
     )
-    columns = ("workers", "started MiB", "after load MiB", "MiB for each worker", "errors")
+    columns = ("workers", "started MiB", "after load MiB", "for each worker MiB", "PSS MiB", "errors")
     table = trials.table(
         columns,
         done,
@@ -49,6 +50,7 @@ def measure(settings: Settings) -> Section:
             f"{trial.median('started') / MIB:.0f}",
             f"{trial.median('loaded') / MIB:.0f}",
             f"{trial.median('loaded') / MIB / int(trial.key):.0f}",
+            f"{trial.median('pss') / MIB:.0f}",
             f"{trial.total('errors')}",
         ),
     )
@@ -77,13 +79,13 @@ def _measure(trial: Trial, folder: Path) -> None:
     with trials.attempt(trial), servers.Running(trial.row, cpus, folder) as server:
         with trials.attempt(trial, server):
             load.check(server.port, body=BODY)
-            started = settled(server.pid)
+            settled(server.pid)
+            started = whole_bytes(server.pid)
             run = load.run(load.http(BODY), server.port, server.pid, cpus, CONNECTIONS, seconds=1)
-            loaded = settled(server.pid)
+            pss = settled(server.pid)
+            figures = {"started": started, "loaded": whole_bytes(server.pid), "pss": pss}
             members = len(machine.tree(server.pid))
-            trial.rounds.append(
-                {"started": started, "loaded": loaded, "processes": members, "errors": run.errors}
-            )
+            trial.rounds.append({**figures, "processes": members, "errors": run.errors})
 
 
 def _of(done: list[Trial], count: int, kind: str) -> Trial | None:
