@@ -120,7 +120,8 @@ def _lines(series: Series, trials: Sequence[Trial]) -> list[str]:
     if (fit := growth_fit.line(costs)) is not None:
         step, unit = (1000, "1,000 bytes") if series.unit == "byte" else (1, series.unit)
         lines.append(
-            f"CPU µs a request = {fit.a:.1f} + {fit.b * step:.4g} for each {unit} ({_quality(fit.r2, fit.freedom)})"
+            f"CPU µs a request = {fit.a:.1f} {'+' if fit.b >= 0 else '−'} {abs(fit.b) * step:.3g} for each {unit} "
+            f"({_quality(fit.r2, fit.freedom)})"
         )
     if series.scales:
         lines += _scaling(series, rates)

@@ -78,8 +78,9 @@ def line(points: Points) -> Line | None:
 def usl(points: Points) -> Usl | None:
     """The law through points (n, throughput) with n from 1 on; None for fewer than two different n.
 
-    n / X(n) = (1 + σ (n − 1) + κ n (n − 1)) / λ is linear in 1/λ, σ/λ and κ/λ, and a relative residual of n / X is one
-    of X. With two different n there is no κ to be had (0). Where the best σ or κ were below 0, the best with 0 is
+    n / X(n) = (1 + σ (n − 1) + κ n (n − 1)) / λ is linear in 1/λ, σ/λ and κ/λ, and a small relative residual of n / X
+    is one of X. `r2` is that of X: below 0 where the points are too far apart for a curve to say more than a constant.
+    With two different n there is no κ to be had (0). Where the best σ or κ were below 0, the best with 0 is
     taken: those are all the cases that there are.
     """
     different = len({n for n, _ in points})

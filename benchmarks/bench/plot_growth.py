@@ -59,7 +59,7 @@ def requests(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
             curve = _between(counts)
             each = "1,000 bytes" if series["unit"] == "byte" else series["unit"]
             slope = fit.b * (1000 if series["unit"] == "byte" else 1)
-            name = f"{fit.a:.1f} + {slope:.3g} µs per {each}"
+            name = f"{fit.a:.1f} {'+' if slope >= 0 else '−'} {abs(slope):.3g} µs per {each}"
             axes.plot(curve, [fit.at(n) for n in curve], color=ORANGE, linestyle="--", label=name)
         if series["knee"]:
             axes.axvline(series["knee"]["n"], color=GREEN, linestyle=":", label="knee")
