@@ -6,8 +6,9 @@ number of connections in turn, round after round. One thread calls all of this.
 """
 
 from collections.abc import Sequence
+from statistics import mean
 
-from . import growth_fit, growth_peers, rate_load, sections
+from . import goals, growth_fit, growth_peers, rate_load, sections
 from .measure import progress
 from .report import Section, Verdict
 from .trials import Figures, Trial, attempt, right
@@ -35,6 +36,9 @@ def measure(settings: sections.Settings) -> Section:
     progress("")
     heading = f'"Hello, World!", ASGI, closed loop, all connections active; {rounds} × {seconds:g} s, in turn; {cores}.'
     lines += [line for trial in trials if trial.rounds for line in _told(trial)]
+    rounds_of_all = [one for trial in trials for one in trial.rounds]
+    if rounds_of_all and (others := mean(one["others"] for one in rounds_of_all)) > goals.QUIET:
+        lines.append(f"Disturbed: other programs kept {others:.1f} CPUs busy; repeat this on a quiet machine")
     return Section(
         "connections",
         heading,
