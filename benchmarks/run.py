@@ -1,6 +1,6 @@
 """`make bench` and `make bench-full`: serverd beside other servers and the raw limit of Python, on one machine.
 
-.venv/bin/python benchmarks/run.py [--quick] [--scenario NAME ...] [--only KIND ...] [--rounds N] [--seconds 1]
+.venv/bin/python benchmarks/run.py [--quick] [--scenario NAME ...] [--only KIND ...] [--rounds N] [--seconds N]
 [--threads N] [--connections N] [--held 5000]
 
 Prints a Markdown table for each scenario and section, and at the end one of all goals; what is going on goes to
@@ -46,7 +46,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=0, help="how often each is measured (the scenario's own)"
     )
-    parser.add_argument("--seconds", type=int, default=1, help="how long each time (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=0, help="how long each time (the scenario's own)")
     parser.add_argument("--threads", type=int, default=machine.half_of_the_cpus(),
                         help="CPUs of a server, where it may use several (half of them: %(default)s)")  # fmt: skip
     parser.add_argument("--connections", type=int, default=0, help="all stay open (the scenario's own)")

@@ -21,9 +21,10 @@ ROUNDS_FOR_A_REPEAT = 3  # so many allow one: a machine that is always busy does
 def measure(
     name: str, plan: Plan, folder: Path, *, only: Collection[str], rounds: int, seconds: int, connections: int
 ) -> report.Section:
-    """`rounds` and `connections` 0: as the plan says. `only` are kinds of contestants; nothing in it: all."""
+    """`rounds`, `seconds`, `connections`: 0 for the plan's own. `only`: kinds of contestants; nothing in it: all."""
     cores = machine.choose_cores(plan.cpus)
     rounds, connections = rounds or plan.rounds, connections or plan.connections
+    seconds = seconds or plan.seconds
     rows = [row for row in plan.rows if not only or row.kind in only]
     with ExitStack() as stack:
         entrants = [_start(name, plan, row, cores, folder, stack) for row in rows]

@@ -40,6 +40,7 @@ class Plan:
     cpus: int
     connections: int = 64
     rounds: int = 5
+    seconds: int = 1  # of each round
     note: Callable[[int], str] | None = None
 
 
