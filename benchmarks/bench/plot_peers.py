@@ -51,13 +51,7 @@ def latency(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
                 (rows[0][column], own, "share", 100),
                 (rows[1][column], common, "offered", 1e-3),
             ):
-                found.sort(key=lambda one: float(one["share"]))
-                axes.plot(
-                    [one[x] * scale for one in found],
-                    [one[figure_name] / 1000 for one in found],
-                    label=label(entry),
-                    **look,
-                )
+                bars(axes, _by_share(found, x, figure_name, scale), 1e-3, label=label(entry), **look)
     for row, what in zip(
         rows, ("load, % of each server's own rate", "load, thousand requests/s"), strict=True
     ):
@@ -71,3 +65,14 @@ def latency(pyplot: Any, results: Sequence[Mapping[str, Any]]) -> Any:
     title = '"Hello, World!", open loop: times count from when a request was due'
     figure.legend(handles, labels, loc="outside upper center", title=title)
     return figure
+
+
+def _by_share(
+    rounds: Sequence[Mapping[str, Any]], x: str, figure: str, scale: float
+) -> list[tuple[float, tuple[float, float, float]]]:
+    """A point for each share of a rate, with the rounds in it."""
+    points = []
+    for share in sorted({one["share"] for one in rounds}):
+        found = [one for one in rounds if one["share"] == share]
+        points.append((found[0][x] * scale, middle(found, figure)))
+    return points
