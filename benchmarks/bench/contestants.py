@@ -110,12 +110,14 @@ def granian(
     workers: int = 1,
     *,
     blocking_threads: int = 1,
+    ws: bool = True,
     tls: tuple[Path, Path] | None = None,
     every_mode: bool = False,
 ) -> Rows:
     """granian for HTTP/1.1 with `interface` asgi or wsgi. Its workers are threads on a free-threaded Python.
 
-    `blocking_threads` are for WSGI. `every_mode`: with its multi-threaded runtime as well as the single-threaded one.
+    `blocking_threads` are for WSGI; without `ws` it takes no WebSockets, as in its authors' own benchmarks.
+    `every_mode`: with its multi-threaded runtime as well as the single-threaded one.
     """
 
     def commands(_: Mapping[str, str], free: bool) -> Iterable[tuple[str, list[str]]]:
@@ -123,6 +125,8 @@ def granian(
             command = ["granian", app, "--working-dir", str(folder), "--port", "{port}"]
             command += ["--interface", interface, "--workers", str(workers), "--http", "1"]
             command += ["--runtime-mode", mode, "--backpressure", "10000", "--log-level", "warning"]
+            if not ws:
+                command.append("--no-ws")
             if interface == "wsgi":
                 command += ["--blocking-threads", str(blocking_threads)]
                 what = _count(workers, "thread" if free else "process")

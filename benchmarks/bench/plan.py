@@ -69,7 +69,7 @@ def asgi_peers(context: Context, app: str, folder: Path = APPS) -> Rows:
         context,
         {
             "uvicorn": lambda: contestants.uvicorn(app, folder, cpus, every_mode=modes),
-            "granian": lambda: contestants.granian(app, folder, "asgi", cpus, every_mode=modes),
+            "granian": lambda: contestants.granian(app, folder, "asgi", cpus, ws=False, every_mode=modes),
             "gunicorn": lambda: contestants.gunicorn_asgi(app, folder, cpus),
             "hypercorn": lambda: contestants.hypercorn(app, folder, cpus),
             "pounce": lambda: contestants.pounce(app, folder, cpus),
@@ -83,7 +83,7 @@ def wsgi_peers(context: Context, app: str, folder: Path = APPS) -> Rows:
     return _wanted(
         context,
         {
-            "granian": lambda: contestants.granian(app, folder, "wsgi", cpus, every_mode=modes),
+            "granian": lambda: contestants.granian(app, folder, "wsgi", cpus, ws=False, every_mode=modes),
             "gunicorn": lambda: [
                 *contestants.gunicorn(app, folder, cpus),
                 *(contestants.gunicorn(app, folder, cpus, threads=4) if modes else []),

@@ -65,7 +65,7 @@ def browser(context: Context) -> Plan:
 def response(context: Context) -> Plan:
     """An answer of 10 KiB in one piece."""
     return Plan(
-        "an answer of 10 KiB, ASGI",
+        "An answer of 10 KiB, ASGI",
         load.http(BODY),
         [
             *plan.serverd(context, "bodies:large"),
@@ -99,7 +99,7 @@ def https(context: Context) -> Plan:
     if context.wants("uvicorn"):
         rows += contestants.uvicorn("hello:app", HELLO, cpus, tls=tls, every_mode=modes)
     if context.wants("granian"):
-        rows += contestants.granian("hello:app", HELLO, "asgi", cpus, tls=tls, every_mode=modes)
+        rows += contestants.granian("hello:app", HELLO, "asgi", cpus, ws=False, tls=tls, every_mode=modes)
     if context.wants("hypercorn"):
         rows += contestants.hypercorn("hello:app", HELLO, cpus, tls=tls)
     return Plan(
