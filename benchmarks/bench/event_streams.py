@@ -28,7 +28,7 @@ APPLICATIONS: Sequence[tuple[str, str, int, Sequence[Callable[[str], contestants
     (
         "ASGI",
         "event_flood:app",
-        5,
+        4,
         (
             lambda app: contestants.uvicorn(app, APPS),
             lambda app: contestants.granian(app, APPS, "asgi"),
@@ -38,7 +38,7 @@ APPLICATIONS: Sequence[tuple[str, str, int, Sequence[Callable[[str], contestants
     (
         "FastAPI",
         "event_flood_fastapi:app",
-        3,
+        2,
         (
             lambda app: contestants.uvicorn(app, APPS),
             lambda app: contestants.granian(app, APPS, "asgi"),

@@ -86,6 +86,7 @@ def _measure(trial: Trial, folder: Path) -> None:
             figures = {"started": started, "loaded": whole_bytes(server.pid), "pss": pss}
             members = len(machine.tree(server.pid))
             trial.rounds.append({**figures, "processes": members, "errors": run.errors})
+        server.stop(trials.PATIENCE)
 
 
 def _of(done: list[Trial], count: int, kind: str) -> Trial | None:

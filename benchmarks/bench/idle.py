@@ -27,7 +27,7 @@ from .trials import Trial
 
 COUNTS = (1_000, 10_000)
 ACTIVE = 32
-SECONDS = 2
+SECONDS, PEER_SECONDS = 2, 1
 ROUNDS, PEER_ROUNDS = 3, 1  # opening 10,000 connections takes longer than a phase
 ASKED_AGAIN = 50  # of the idle ones, after the last load
 KIB = 1024
@@ -128,12 +128,12 @@ def _rows() -> contestants.Rows:
 
 def _measure(trial: Trial, server: servers.Running, cores: machine.Cores, counts: Collection[int]) -> None:
     """All rounds of one server; each ends with a phase without idle connections, which is the next one's first."""
-    rounds = ROUNDS if trial.kind == "serverd" else PEER_ROUNDS
+    rounds, seconds = (ROUNDS, SECONDS) if trial.kind == "serverd" else (PEER_ROUNDS, PEER_SECONDS)
     with ExitStack() as few:  # what is made once is not what a connection costs
         few.enter_context(Crowd(server.port)).grow(WARM)
     _load(server, cores, 1)
     before = settled(server.pid)
-    alone = _load(server, cores)
+    alone = _load(server, cores, seconds)
     for number in range(rounds):
         figures: dict[str, float] = {
             "errors": alone.errors,
@@ -147,7 +147,7 @@ def _measure(trial: Trial, server: servers.Running, cores: machine.Cores, counts
                 size = settled(server.pid)
                 if not number:
                     figures[f"bytes_{count}"] = (size - before) / count
-                run = _load(server, cores)
+                run = _load(server, cores, seconds)
                 figures |= {f"with_{count}": run.rate, f"with_{count}_cpu_us": run.cpu_us}
                 figures["errors"] += run.errors
                 figures["others"] += run.others / len(counts)
@@ -155,14 +155,14 @@ def _measure(trial: Trial, server: servers.Running, cores: machine.Cores, counts
                 raise load.LoadError(f"{lost} of {max(counts):,} idle connections were closed")
             crowd.ask_again()
         figures["after_bytes"] = settled(server.pid) - before
-        alone = _load(server, cores)
+        alone = _load(server, cores, seconds)
         figures["alone_after"] = alone.rate
         for count in counts:
             figures[f"ratio_{count}"] = figures[f"with_{count}"] * 2 / (figures["alone"] + alone.rate)
         trial.rounds.append(figures)
 
 
-def _load(server: servers.Running, cores: machine.Cores, seconds: int = SECONDS) -> load.Run:
+def _load(server: servers.Running, cores: machine.Cores, seconds: int) -> load.Run:
     """The active connections, for a while."""
     return load.run(load.http(), server.port, server.pid, cores.load, ACTIVE, seconds)
 
@@ -183,8 +183,9 @@ def _ask(client: socket.socket) -> None:
 def _section(done: list[Trial], counts: list[int], lines: list[str], cores: machine.Cores) -> Section:
     """The table and what became of the goals."""
     heading = (
-        f"Idle keep-alive connections beside {ACTIVE} busy ones; one process; phases of {SECONDS} s, without and with "
-        f"them in turn, {ROUNDS} rounds of serverd and {PEER_ROUNDS} of the others; {cores}."
+        f"Idle keep-alive connections beside {ACTIVE} busy ones; one process; phases without and with "
+        f"them in turn: {ROUNDS} rounds of {SECONDS} s each of serverd, {PEER_ROUNDS} of {PEER_SECONDS} s of the "
+        f"others; {cores}."
     )
     columns = [f"{count:,} idle: KiB each" for count in counts]
     columns += ["requests/s without", *(f"with {count:,}" for count in counts), "errors"]

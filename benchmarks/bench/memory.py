@@ -23,6 +23,7 @@ from .report import Result, Section
 from .sections import Settings
 
 SPARE = 500  # descriptors that a server and this program need beside the connections
+PATIENCE = 2.0  # seconds for a server to end
 WARM = 100  # connections that come and go first: what is made once is not what a connection costs
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
 MESSAGE = b"Hello, World!"
@@ -135,6 +136,8 @@ def _hold(
                 return Held(before, opened, settled(server.pid), seconds), None
             except (load.LoadError, OSError) as error:
                 return None, f"{error} ({server.fate()})"
+            finally:
+                server.stop(PATIENCE)
     except servers.ServerError as error:
         return None, str(error)
 

@@ -1,9 +1,9 @@
 """The section `start-up`: seconds from the start of a server's process until its first right answer.
 
 Each server is started with a worker (serverd: a thread) for each CPU, on all CPUs, asked every few milliseconds until
-it gives the right answer, and ended; in turn, round after round. The first start of each is not counted: it fills the
-page cache and writes compiled files. Of the interpreters of a peer the one that was quicker in that first round goes
-on. One thread calls all of this.
+it gives the right answer, and ended; in turn, round after round. The first starts of each are not counted: they fill
+the page cache and write compiled files. Of the interpreters of a peer the one that was quicker in these goes on. One
+thread calls all of this.
 """
 
 import os
@@ -21,7 +21,7 @@ from .trials import Trial
 
 PAUSE = 0.004  # seconds between two questions: what a figure may be too long by
 PATIENCE = 0.3  # seconds for a server to end by itself: how long that takes is not what is measured
-ROUNDS = 5
+WARMING, ROUNDS = 2, 5
 APPLICATIONS = {
     "hello": ("hello:app", HELLO, load.HELLO, ()),
     "FastAPI": ("fastapi_json:app", APPS, b'{"message":"Hello, World!"}', ("fastapi",)),
@@ -36,12 +36,12 @@ def measure(settings: Settings) -> Section:
     done = [
         trial for what in APPLICATIONS for trial in trials.wanted(_rows(what, len(cpus)), settings.only, what)
     ]
-    for number in range(ROUNDS + 1):
+    for number in range(1, WARMING + ROUNDS + 1):
         for trial in done:
             if not trial.problem:
-                progress(f"start-up: {trial.key}: start {number} of {ROUNDS}: {trial}")
+                progress(f"start-up: {trial.key}: start {number} of {WARMING + ROUNDS}: {trial}")
                 _start(trial, cpus, settings.folder)
-        if not number:
+        if number == WARMING:
             _choose(done)
     progress("")
     heading = (
@@ -101,14 +101,15 @@ def _until_it_answers(server: servers.Running, body: bytes, deadline: float) -> 
 
 
 def _choose(done: Collection[Trial]) -> None:
-    """After the first round: forget its figures, and leave out the slower interpreter of each peer."""
-    for trial in done:
-        same = [
-            other for other in done if (other.key, other.kind) == (trial.key, trial.kind) and other.rounds
-        ]
-        if same and (best := min(same, key=lambda one: one.median("seconds"))) is not trial and trial.rounds:
-            took, least = (one.median("seconds") for one in (trial, best))
-            trial.problem = f"{took:.2f} s at its first start, {least:.2f} s on {best.python}"
+    """After the first rounds: forget their figures, and leave out the slower interpreter of each peer."""
+    least = {trial: min(one["seconds"] for one in trial.rounds) for trial in done if trial.rounds}
+    for trial, seconds in least.items():
+        same = [other for other in least if (other.key, other.kind) == (trial.key, trial.kind)]
+        quickest = min(same, key=lambda other: least[other])
+        if quickest is not trial and not trial.problem:
+            trial.problem = (
+                f"{seconds:.2f} s in the first starts, {least[quickest]:.2f} s on {quickest.python}"
+            )
     for trial in done:
         trial.rounds.clear()
 
