@@ -134,9 +134,15 @@ def describe(root: Path) -> dict[str, str | int]:
         "cpu": model,
         "cpus": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
-        "commit": first_line(["git", "-C", str(root), "describe", "--always", "--dirty"]) or "unknown",
+        "commit": _commit(root),
         "wrk": (first_line(["wrk", "-v"]) or "unknown").partition(" Copyright")[0],
     }
+
+
+def _commit(root: Path) -> str:
+    """`62aa687-dirty`; `unknown` where git or the history is missing, as in an unpacked archive."""
+    said = first_line(["git", "-C", str(root), "describe", "--always", "--dirty"])
+    return said if said and not said.startswith("fatal:") else "unknown"
 
 
 def first_line(command: list[str]) -> str | None:
