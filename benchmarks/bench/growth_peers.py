@@ -1,8 +1,8 @@
 """serverd and two peers for the sections `connections` and `latency`: how they are started, and which mode of a peer.
 
 uvicorn and granian are tried on free-threaded Python and on the newest one with a GIL, in each mode that may be its
-fastest; the row that answers most in a second goes on, and a line tells of the others. That is found out once in a
-run. One thread calls all of this.
+fastest; the row that answers most in short runs goes on, and a line tells of the others. That is found out once in a
+run of everything. One thread calls all of this.
 """
 
 import tempfile
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import contestants, machine, rate_load
 from .contestants import HELLO
+from .load import LoadError
 from .measure import progress
 from .report import Result
 from .servers import Contestant, Running
@@ -20,6 +21,7 @@ from .trials import Trial, attempt, best, running, wanted
 
 PEERS = ("uvicorn", "granian")
 CONNECTIONS = 64
+ROUNDS, SECONDS = 3, 0.4  # of the qualifying
 # The load is one thread (so that times are its own and not those of its locks), and must not be what is measured.
 MOST_CPUS = 2
 
@@ -64,28 +66,32 @@ def _chosen(only: frozenset[str]) -> tuple[list[Contestant | Result], list[str]]
 
 
 def _qualify(kind: str, trials: list[Trial]) -> tuple[Contestant | Result, list[str]]:
-    """The row that answers most in a second; or one that says why there is none."""
+    """The row that answers most; or one that says why there is none."""
     with tempfile.TemporaryDirectory(prefix="serverd-bench-") as name:
         folder = Path(name)
         asked = rate_load.exchange(folder, "hello", rate_load.get())
         cpus = {"": cores().server}
         with running(trials, cpus, folder, partial(rate_load.check, asked)) as servers:
-            for trial, server in servers.items():
-                progress(f"qualifying: {trial}")
-                with attempt(trial, server):
-                    rate_load.run(asked, server, cores().load, CONNECTIONS, 0.3)
-                    figures = rate_load.run(asked, server, cores().load, CONNECTIONS, 1.0)
-                    trial.rounds += [] if figures["errors"] else [figures]
-    winner = best(trials, kind, "rate")
+            for number in range(ROUNDS + 1):  # the first warms up
+                for trial, server in servers.items():
+                    if trial.problem:
+                        continue
+                    progress(f"qualifying: {trial}")
+                    with attempt(trial, server):
+                        figures = rate_load.run(asked, server, cores().load, CONNECTIONS, SECONDS)
+                        if figures["errors"]:
+                            raise LoadError(f"{figures['errors']} errors")
+                        trial.rounds += [figures] if number else []
+    winner = best([trial for trial in trials if not trial.problem], kind, "rate")
     if winner is None:
-        why = "; ".join(f"{trial}: {trial.problem or 'errors'}" for trial in trials)
+        why = "; ".join(f"{trial}: {trial.problem}" for trial in trials)
         return Result(kind, kind, "", why or "no environment for it"), []
     told = "; ".join(
-        f"{trial} ({trial.median('rate'):,.0f}/s)"
-        if trial.rounds
-        else f"{trial} ({trial.problem or 'errors'})"
+        f"{trial} ({trial.problem or f'{trial.median("rate"):,.0f}/s'})"
         for trial in trials
         if trial is not winner
     )
-    line = f"{winner} ({winner.median('rate'):,.0f}/s) qualified. The others in a second: {told or 'there are none'}"
-    return winner.row, [line]
+    line = (
+        f"{winner} qualified ({winner.median('rate'):,.0f}/s, the median of {ROUNDS} × {SECONDS} s in turn)"
+    )
+    return winner.row, [f"{line}. The others: {told}" if told else line]

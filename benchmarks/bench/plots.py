@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise PlotError(f"{path} is no result of a run: {error}") from None
+        raise PlotError(f"{path.name} is no result of a run: {error}") from None
     if not isinstance(document, dict) or "scenarios" not in document:
         raise PlotError(f"{path} is no result of a run: it has no scenarios")
     return document
