@@ -1,19 +1,21 @@
 """The section `idle`: what connections that were answered once, and then wait, cost a server that others keep busy.
 
-One process on one CPU. Connections are opened until 1,000 and then 10,000 wait, each of which has had one request
-answered; then 32 others ask as fast as they can. The phases alternate: without idle connections, with 1,000, with
-10,000, without. Memory is PSS of the process tree (what the kernel keeps for sockets is not in it), and is looked at
-in the first round, before each load. That the idle ones are still open, and still served, is looked at after the last
-load. The servers' limits and timeouts are raised where they would end idle connections meanwhile. Raises LoadError
-when not even 1,000 descriptors are to be had. One thread calls all of this.
+A server is started three times, each a process on the same CPU: one has no idle connections, one 1,000 and one
+10,000, each of which has had one request answered. Then 32 others ask as fast as they can, each of the three in turn,
+round after round: what disturbs the machine disturbs all of them, and an idle server takes no CPU. Memory is the
+difference in PSS of the process tree (what the kernel keeps for sockets is not in it), before the first round. That
+the idle ones are still open, and still served, is looked at after the last. The servers' limits and timeouts are
+raised where they would end idle connections meanwhile. Raises LoadError when not even 1,000 descriptors are to be had.
+One thread calls all of this.
 """
 
 import resource
 import select
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,8 +29,8 @@ from .trials import Trial
 
 COUNTS = (1_000, 10_000)
 ACTIVE = 32
-SECONDS, PEER_SECONDS = 2, 1
-ROUNDS, PEER_ROUNDS = 3, 1  # opening 10,000 connections takes longer than a phase
+SECONDS = 1
+ROUNDS, PEER_ROUNDS = 6, 1
 ASKED_AGAIN = 50  # of the idle ones, after the last load
 KIB = 1024
 MEMORY_GOAL = 8 * KIB
@@ -90,12 +92,9 @@ def measure(settings: Settings) -> Section:
     cores = machine.choose_cores(1)
     done = trials.wanted(_rows(), settings.only)
     for trial in done:
-        if isinstance(trial.row, Result):
-            continue
-        with trials.attempt(trial), servers.Running(trial.row, cores.server, settings.folder) as server:
-            with trials.attempt(trial, server):
-                _measure(trial, server, cores, counts)
-            server.stop(trials.PATIENCE)
+        if not isinstance(trial.row, Result):
+            with trials.attempt(trial):
+                _measure(trial, trial.row, cores, counts, settings.folder)
     progress("")
     return _section(done, counts, lines, cores)
 
@@ -126,45 +125,55 @@ def _rows() -> contestants.Rows:
     return rows
 
 
-def _measure(trial: Trial, server: servers.Running, cores: machine.Cores, counts: Collection[int]) -> None:
-    """All rounds of one server; each ends with a phase without idle connections, which is the next one's first."""
-    rounds, seconds = (ROUNDS, SECONDS) if trial.kind == "serverd" else (PEER_ROUNDS, PEER_SECONDS)
-    with ExitStack() as few:  # what is made once is not what a connection costs
-        few.enter_context(Crowd(server.port)).grow(WARM)
-    _load(server, cores, 1)
-    before = settled(server.pid)
-    alone = _load(server, cores, seconds)
-    for number in range(rounds):
-        figures: dict[str, float] = {
-            "errors": alone.errors,
-            "alone": alone.rate,
-            "alone_cpu_us": alone.cpu_us,
-        }
-        with Crowd(server.port) as crowd:
-            for count in counts:
-                progress(f"idle: round {number + 1} of {rounds}: {count} connections: {trial}")
-                crowd.grow(count)
-                size = settled(server.pid)
-                if not number:
-                    figures[f"bytes_{count}"] = (size - before) / count
-                run = _load(server, cores, seconds)
-                figures |= {f"with_{count}": run.rate, f"with_{count}_cpu_us": run.cpu_us}
-                figures["errors"] += run.errors
-                figures["others"] += run.others / len(counts)
+def _measure(
+    trial: Trial, row: servers.Contestant, cores: machine.Cores, counts: Collection[int], folder: Path
+) -> None:
+    """All rounds of one server; raises ServerError, LoadError, OSError."""
+    rounds = ROUNDS if trial.kind == "serverd" else PEER_ROUNDS
+    with ExitStack() as stack:
+        running: dict[int, servers.Running] = {}
+        crowds: dict[int, Crowd] = {}
+        sizes: dict[str, float] = {}
+        for count in (0, *counts):
+            progress(f"idle: {count} connections: {trial}")
+            server = running[count] = stack.enter_context(servers.Running(row, cores.server, folder))
+            stack.callback(server.stop, trials.PATIENCE)
+            try:
+                crowds[count] = stack.enter_context(Crowd(server.port))
+                sizes[f"bytes_{count}"] = _fill(server, crowds[count], count, cores)
+            except (load.LoadError, OSError) as error:
+                raise load.LoadError(f"{error} ({server.fate()})") from None
+        for number in range(rounds):
+            progress(f"idle: round {number + 1} of {rounds}: {trial}")
+            trial.rounds.append({**sizes, **_round(running, cores)})
+        for count, crowd in crowds.items():
             if lost := crowd.lost():
-                raise load.LoadError(f"{lost} of {max(counts):,} idle connections were closed")
+                raise load.LoadError(f"{lost} of {count:,} idle connections were closed")
             crowd.ask_again()
-        figures["after_bytes"] = settled(server.pid) - before
-        alone = _load(server, cores, seconds)
-        figures["alone_after"] = alone.rate
-        for count in counts:
-            figures[f"ratio_{count}"] = figures[f"with_{count}"] * 2 / (figures["alone"] + alone.rate)
-        trial.rounds.append(figures)
 
 
-def _load(server: servers.Running, cores: machine.Cores, seconds: int) -> load.Run:
-    """The active connections, for a while."""
-    return load.run(load.http(), server.port, server.pid, cores.load, ACTIVE, seconds)
+def _fill(server: servers.Running, crowd: Crowd, count: int, cores: machine.Cores) -> float:
+    """Warm it up, and open so many idle connections; the bytes of each."""
+    with Crowd(server.port) as few:  # what is made once is not what a connection costs
+        few.grow(WARM)
+    load.run(load.http(), server.port, server.pid, cores.load, ACTIVE, SECONDS)
+    before = settled(server.pid)
+    crowd.grow(count)
+    return (settled(server.pid) - before) / max(1, count)
+
+
+def _round(running: Mapping[int, servers.Running], cores: machine.Cores) -> dict[str, float]:
+    """The active connections for a while, at each server in turn."""
+    figures: dict[str, float] = {"errors": 0, "others": 0.0}
+    for count, server in running.items():
+        run = load.run(load.http(), server.port, server.pid, cores.load, ACTIVE, SECONDS)
+        figures |= {f"with_{count}": run.rate, f"with_{count}_cpu_us": run.cpu_us}
+        figures["errors"] += run.errors
+        figures["others"] += run.others / len(running)
+    for count in running:
+        figures[f"ratio_{count}"] = figures[f"with_{count}"] / figures["with_0"]
+        figures[f"cpu_ratio_{count}"] = figures[f"with_{count}_cpu_us"] / figures["with_0_cpu_us"]
+    return figures
 
 
 def _ask(client: socket.socket) -> None:
@@ -183,9 +192,8 @@ def _ask(client: socket.socket) -> None:
 def _section(done: list[Trial], counts: list[int], lines: list[str], cores: machine.Cores) -> Section:
     """The table and what became of the goals."""
     heading = (
-        f"Idle keep-alive connections beside {ACTIVE} busy ones; one process; phases without and with "
-        f"them in turn: {ROUNDS} rounds of {SECONDS} s each of serverd, {PEER_ROUNDS} of {PEER_SECONDS} s of the "
-        f"others; {cores}."
+        f"{ACTIVE} busy connections at a server with idle keep-alive connections and at one without, in turn: "
+        f"{ROUNDS} rounds of serverd, {PEER_ROUNDS} of the others, of {SECONDS} s each; one process; {cores}."
     )
     columns = [f"{count:,} idle: KiB each" for count in counts]
     columns += ["requests/s without", *(f"with {count:,}" for count in counts), "errors"]
@@ -196,7 +204,7 @@ def _section(done: list[Trial], counts: list[int], lines: list[str], cores: mach
             f"{trial.median(f'with_{count}'):,.0f} ({trial.median(f'ratio_{count}'):.2f} ×)"
             for count in counts
         ]
-        return [*each, f"{trial.median('alone'):,.0f}", *rates, f"{trial.total('errors')}"]
+        return [*each, f"{trial.median('with_0'):,.0f}", *rates, f"{trial.total('errors')}"]
 
     verdicts = [verdict for count in counts for verdict in _verdicts(done, count)]
     lines = [*lines, *(f"{verdict.aim}: {verdict.text}" for verdict in verdicts), *trials.left_out(done)]
@@ -214,6 +222,7 @@ def _verdicts(done: list[Trial], count: int) -> list[Verdict]:
     if not ours:
         return [Verdict("idle", aim, None, "not measured", None) for aim in (memory, rate)]
     each, ratio = ours.rounds[0][f"bytes_{count}"], ours.median(f"ratio_{count}")
+    cpu = ours.median(f"cpu_ratio_{count}")
     peers = [
         (peer, peer.rounds[0][f"bytes_{count}"] / KIB, peer.median(f"ratio_{count}"))
         for peer in done
@@ -223,5 +232,7 @@ def _verdicts(done: list[Trial], count: int) -> list[Verdict]:
     told_rate = "".join(f"; {peer.short}: {share:.0%}" for peer, _, share in peers)
     return [
         Verdict("idle", memory, each / KIB, f"{each / KIB:.1f} KiB{told_memory}", each <= MEMORY_GOAL),
-        Verdict("idle", rate, ratio, f"{ratio:.1%}{told_rate}", ratio >= RATE_GOAL),
+        Verdict(
+            "idle", rate, ratio, f"{ratio:.1%} (CPU for each: {cpu:.2f} ×){told_rate}", ratio >= RATE_GOAL
+        ),
     ]
