@@ -1,7 +1,8 @@
 """The queue of connections: one epoll of a child, on which every worker thread waits.
 
-The kernel is the queue. Listening sockets and parked connections are registered ONESHOT, so one event wakes one thread,
-which then owns what it got: there is no dispatcher, and a worker accepts only when it is idle.
+The kernel is the queue. An event of a listening socket or of a parked connection wakes one thread, which then owns what
+it got: there is no dispatcher, and a worker accepts only when it is idle. Between two requests a connection is
+registered edge-triggered, and stays so while it is served: a request then costs no ``epoll_ctl``. All else is ONESHOT.
 
 Promises: ``get`` gives each ready connection to exactly one caller; a parked connection costs no thread; a failing
 system call neither ends nor spins a loop (see ``listening``). Refuses: to look into a connection's bytes.
@@ -21,21 +22,24 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
-from .connection import AT_ONCE, INTEREST, SINCE, Address, Connection, Phase, Server
+from .connection import AT_ONCE, EDGE, INTEREST, SINCE, Address, Connection, Phase, Server
 from .deadlines import SETTLED, Deadlines, excused, is_idle, wants_at_once
 from .door import Door
 from .lifecycle import LifecycleEvent
-from .listening import PAUSE, STALE, Listeners, rest_after, say_failed
+from .listening import PAUSE, Listeners, say_failed
 from .longest_idle import LongestIdle
 from .per_address import PerAddress
+from .ready_events import Event, ReadyEvents
 from .seldom import SeldomLog
 
 logger = logging.getLogger("serverd.worker")
 _say: Final = SeldomLog(logger)
+# EPOLLIN, as a number: see `INTEREST`.
+_IN: Final = 0x1
 
 
 class Departing(Protocol):
@@ -69,6 +73,7 @@ class ConnectionQueue:
         self._table = self._connections.by_fd
         self._epoll = select.epoll()
         self._modify = self._epoll.modify
+        self.events = ReadyEvents(self._epoll, self._put_back)
         self._listeners = Listeners(self._epoll, self.notice)
         self._longest_idle = LongestIdle(self._connections, self.close, self.give_back)
         self._door = Door(self._connections, self._listeners, self._park_new, self._longest_idle)
@@ -90,27 +95,39 @@ class ConnectionQueue:
 
     def get(self, timeout: float | None = None) -> Connection | None:
         """The next connection with something to do, owned by the caller; None after ``timeout`` s or when woken."""
+        events = self.events
+        waiting = events.waiting
         while True:
             try:
-                events = self._epoll.poll(timeout, 1)
-            except OSError as exc:
-                rest_after(exc)
+                event = waiting.popleft() if waiting else events.next(timeout)
+            except IndexError:  # somebody was quicker
+                continue
+            if event is None:
                 return None
-            if not events:
-                return None
-            fd = events[0][0]
+            fd, mask = event
             conn = self._table.get(fd)
             if conn is not None:
-                if conn.owned.acquire(False):
+                if conn.owned.acquire(False) or self._missed(conn):
+                    if mask != _IN:
+                        conn.rearm = True  # its end, which is no new edge when the bytes before it were read
                     return conn
-            elif fd in self._listeners:
-                conn = self._accept(fd)
-                if conn is not None:
-                    return conn
-            elif fd == self._wake or (fd in self._errands and self._errands[fd]()):
-                return None
+            elif (found := self._other(fd)) is not False:
+                return found
             if timeout == 0:
                 return None
+
+    def _other(self, fd: int) -> Connection | Literal[False] | None:
+        """What ``get`` gives for the event of something that is no connection; False: it looks for the next one."""
+        if fd in self._listeners:
+            return self._accept(fd) or False
+        if fd == self._wake or (fd in self._errands and self._errands[fd]()):
+            return None
+        return False
+
+    def _missed(self, conn: Connection) -> bool:
+        """Its owner is to know, when it parks it, that an event came. True: it was parked just now, and is ours."""
+        conn.rearm = True
+        return conn.owned.acquire(False)
 
     def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed.
@@ -122,22 +139,61 @@ class ConnectionQueue:
             conn.numbers[SINCE] = monotonic()
         if self.departure is not None and self.departure.takes(conn):
             return
-        fd, interest = conn.fd, INTEREST[conn.phase]
+        interest = EDGE if conn.phase == Phase.IDLE and not at_once else INTEREST[conn.phase]
         if at_once:
             interest |= AT_ONCE
-        arm = self._modify if conn.registered else self._epoll.register
-        conn.registered = True
+        # Armed while it is owned. Who gets an event before it is free leaves a note, see `_missed`.
+        if (interest != EDGE or conn.watched != EDGE or conn.rearm) and not self._arm(conn, interest):
+            return
+        while True:
+            conn.owned.release()
+            if not conn.rearm or not conn.owned.acquire(False) or not self._arm(conn, conn.watched):
+                return
+
+    def park_idle(self, conn: Connection, now: float) -> None:
+        """As ``park``, of a connection whose response went out whole: ``IDLE``, and no next request is here yet."""
+        conn.numbers[SINCE] = now
+        if conn.watched != EDGE or conn.rearm or self.departure is not None:
+            self.park(conn, keep_deadline=True)
+            return
         conn.owned.release()
-        # From here on another thread may own, or even have closed, the connection: then its descriptor is unknown to
-        # the epoll, or belongs to a new connection whose owner ignores a stray event (it holds the lock).
+        if conn.rearm and conn.owned.acquire(False):
+            self.give_back(conn)
+
+    def _arm(self, conn: Connection, interest: int) -> bool:
+        """Have the epoll report ``conn``, which the caller owns, at once if there is something. False: there is no
+        memory, and ``tend`` tries again."""
+        conn.rearm = False
+        known, conn.watched = conn.watched, interest
         try:
-            try:
-                arm(fd, interest)
-            except FileExistsError:  # the number's last owner came late with its registration: it is ours now
-                self._modify(fd, interest)
+            self._watch(conn.fd, interest, known)
         except OSError as exc:
-            if exc.errno not in STALE:
-                self._unparkable(conn, exc)
+            self._unparkable(conn, exc)
+            return False
+        return True
+
+    def _watch(self, fd: int, interest: int, known: int) -> None:
+        """``known``: what the epoll watches it for now; 0: it does not."""
+        if known:
+            self._modify(fd, interest)
+            return
+        try:
+            self._epoll.register(fd, interest)
+        except FileExistsError:  # of the number's last owner, whose file another process has open
+            self._modify(fd, interest)
+
+    def _put_back(self, event: Event) -> None:
+        """Have the epoll report again what was ready: an idle thread is to take it."""
+        fd = event[0]
+        conn = self._table.get(fd)
+        if conn is not None:
+            if conn.owned.acquire(False) or self._missed(conn):
+                conn.rearm = True
+                self.give_back(conn)
+        elif fd in self._listeners:
+            self._listeners.arm(fd)
+        elif fd in self._errands:
+            self.arm_errand(fd)
 
     def close(self, conn: Connection) -> None:
         """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
@@ -161,14 +217,13 @@ class ConnectionQueue:
         self.park(conn, keep_deadline=True)
 
     def _unparkable(self, conn: Connection, exc: OSError) -> None:
-        """The kernel has no memory, or no watches (ENOSPC), to wait for this connection: ``tend`` tries again."""
+        """The kernel has no memory, or no watches (ENOSPC), to wait for this connection, which stays owned."""
         say_failed("epoll_ctl", exc)
-        if conn.owned.acquire(False):  # else its owner parks it
-            conn.registered, conn.watched = False, 0
-            if not self._unarmed:
-                self._rearm_at = monotonic() + PAUSE
-            self._unarmed.append(conn)
-            self.notice()
+        conn.watched = 0
+        if not self._unarmed:
+            self._rearm_at = monotonic() + PAUSE
+        self._unarmed.append(conn)
+        self.notice()
 
     def _rearm(self, now: float, expired: Callable[[Connection], None]) -> float:
         """Park what could not be parked; when to call again."""
@@ -286,22 +341,8 @@ class ConnectionQueue:
         self.park(self._connections.enter(sock.family, sock.detach(), None, ("localhost", None), Connection))
 
     def give_back(self, conn: Connection) -> None:
-        """Park a connection that was only looked at, as it was parked before.
-
-        A worker's connection is not armed when it is parked. This one may be, so that a thread can get it, serve it and
-        park it for something else, or close it, after the lock is free and before it is armed here: looking again after
-        that finds whoever has the descriptor now waiting for the wrong thing, if it is so.
-        """
-        while True:
-            at_once = wants_at_once(conn)
-            fd, armed = conn.fd, (INTEREST[conn.phase], at_once)
-            self.park(conn, keep_deadline=True, at_once=at_once)
-            found = self._table.get(fd)
-            if found is None or (INTEREST[found.phase], wants_at_once(found)) == armed:
-                return
-            if not found.owned.acquire(False):
-                return  # its owner arms it when it parks it
-            conn = found
+        """Park a connection that was only looked at, as it was parked before."""
+        self.park(conn, keep_deadline=True, at_once=wants_at_once(conn))
 
     def connections(self) -> Iterable[Connection]:
         """The open connections at this moment; any of them may close at any time."""

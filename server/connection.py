@@ -61,7 +61,7 @@ NAMES: Final = (
 SINCE: Final = (
     0  # monotonic seconds since when it waits in its phase; 0 when the wait begins with the next park
 )
-REQUESTS: Final = 1  # how many it has sent
+REQUESTS: Final = 1  # how many it has sent, where somebody wants to know (`lifecycle`)
 
 # A client that sends a body or reads a response has its time anew with each so many bytes: 64 KiB in 30 s is 2 KiB/s. A
 # deadline for each piece would let one byte a time hold a connection for ever, one for the whole would cut slow lines.
@@ -73,6 +73,9 @@ PROGRESS: Final = 64 * 1024
 INTEREST: Final = (
     0x40002001, 0x40002001, 0x40002001, 0, 0x40000004, 0x40002001, 0, 0x40002001, 0x40002001,
 )  # fmt: skip
+# What wakes it between two requests, when all that had come was read: EPOLLET, EPOLLRDHUP and EPOLLIN. Each arrival is
+# reported once, also while the connection has an owner, and it need not be armed again for the next one.
+EDGE: Final = 0x80002001
 # Added to it for a connection that has to be served at once: a socket that has room is ready to be written to.
 AT_ONCE: Final = 0x4
 
@@ -109,7 +112,6 @@ class Connection(socket.socket):
     when its turn comes, behind the file.
     """
 
-    secure = False  # whether it speaks TLS
     partial = (
         False  # whether bytes of the client are here that are no plaintext yet; a hint, but for the owner
     )
@@ -124,6 +126,7 @@ class Connection(socket.socket):
         "id",
         "inbox",
         "keep_alive",
+        "known",
         "later",
         "local",
         "numbers",
@@ -132,9 +135,10 @@ class Connection(socket.socket):
         "owned",
         "peer",
         "phase",
-        "registered",
+        "rearm",
         "request",
         "resets",
+        "secure",
         "server",
         "stays",
         "taken",
@@ -148,6 +152,7 @@ class Connection(socket.socket):
         self.setblocking(False)
         self.fd: int = fd
         self.id = number  # unique in this child
+        self.secure = False  # whether it speaks TLS
         self.peer = peer  # who is at the other end, or whom the PROXY protocol has named
         self.local = local  # where it was accepted
         self.server = local  # what its requests are told of that: the PROXY protocol may name another
@@ -160,9 +165,12 @@ class Connection(socket.socket):
         self.numbers = array("d", (now, 0.0))
         self.owned = threading.Lock()
         self.owned.acquire()
-        self.registered = False
+        self.known = False  # it has had a request
         self.stays = False  # no other child has taken it: it is served here to its end
-        self.watched = 0  # what the epoll of `mode: async` wakes it for
+        self.watched = 0  # what its queue's epoll was told to report; 0: nothing, it does not know it
+        # Something may be here that the epoll has reported, and will not report again, to who could do nothing with it,
+        # as the connection had an owner. Set by any thread (see `ConnectionQueue.park`).
+        self.rearm = False
         self.inbox: bytes = b""  # received and not yet parsed
         self.request: RequestReceived | None = None  # its head, while its body is not complete
         self.decoder: SizedDecoder | ChunkedDecoder | None = None
@@ -298,9 +306,12 @@ class Connection(socket.socket):
     def take(self, size: int = 65536) -> bytes | None:
         """What the client sent: b"" at its end, None when nothing is there yet. Raises OSError when it is gone."""
         try:
-            return self.recv(size)
+            data = self.recv(size)
         except BlockingIOError:
             return None
+        if len(data) >= size:
+            self.rearm = True  # there may be more
+        return data
 
     @property
     def pending_out(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from .connection import Connection, Phase
 from .farewell import dismiss
@@ -112,9 +112,49 @@ class Exchange:
         keep_alive = (
             request.keep_alive and conn.request is None and (not worker.draining or worker.queue.leaves(conn))
         )
+        now = monotonic()
         heads = worker.heads
-        date = heads.tick()
-        key: object = None
+        date = heads.date if now < heads.until else heads.tick()
+        size = len(body)
+        answer = None if more else request.answer
+        # The answer to this request was the same before: nearly always, where it comes again and again.
+        if (
+            answer is not None
+            and answer[0] is date
+            and answer[1] == (status, size, keep_alive)
+            and answer[2] == headers
+        ):
+            pieces = None
+            data, keep_alive = answer[3] + body, answer[4]
+        else:
+            pieces, keep_alive = self._pieces(status, headers, date, body, more, trailers, keep_alive)
+            data = pieces[0]
+        self.status = status
+        self.body_bytes = size
+        try:
+            if pieces is None or len(pieces) == 1:
+                conn.transmit(data)
+            else:
+                conn.transmit_all(pieces)
+        except OSError as exc:
+            self.cut()
+            raise ClientGone(*exc.args) from exc
+        if not more:
+            self._completed(keep_alive, now)
+
+    def _pieces(
+        self,
+        status: int,
+        headers: Headers,
+        date: bytes,
+        body: bytes,
+        more: bool,
+        trailers: bool,
+        keep_alive: bool,
+    ) -> tuple[list[bytes], bool]:
+        """What is to be sent of a response that begins, and whether the connection goes on. Raises ResponseError."""
+        request, heads = self.request, self.worker.heads
+        key: tuple[Any, ...] | None = None
         known = None
         if not more and len(body) <= LARGE and type(headers) is list:
             key = (status, request.method, request.version, keep_alive, len(body), *headers)
@@ -122,29 +162,19 @@ class Exchange:
                 known = heads.get(key)
             except TypeError:  # a header of lists or bytearrays: allowed, and not to be remembered
                 key = None
-        if known is not None:
-            head, keep_alive = known
-            pieces = [head + body]
-        else:
+        if known is None:
             framer = ResponseFramer(request.method, request.version, keep_alive)
             pieces = begin_pieces(framer, status, headers, date, body, more, trailers)
-            keep_alive = framer.keep_alive
             if more:
                 self._more_follows(framer)
             elif key is not None:
-                heads.keep(key, pieces[0], body, keep_alive)
-        self.status = status
-        self.body_bytes = len(body)
-        try:
-            if len(pieces) == 1:
-                conn.transmit(pieces[0])
-            else:
-                conn.transmit_all(pieces)
-        except OSError as exc:
-            self.cut()
-            raise ClientGone(*exc.args) from exc
-        if not more:
-            self._completed(keep_alive)
+                known = heads.keep(key, pieces[0], body, framer.keep_alive)
+            if known is None:
+                return pieces, framer.keep_alive
+        head, stays = known
+        if request.scope is not None:  # it is remembered
+            request.answer = (date, (status, len(body), keep_alive), list(headers), head, stays)
+        return [head + body], stays
 
     def go_on(self, body: bytes, more: bool) -> None:
         """Send one more piece of the body. Raises ResponseError, ClientGone."""
@@ -296,15 +326,15 @@ class Exchange:
         if framer.until_close:
             self.conn.reset_at_close(True)
 
-    def _completed(self, keep_alive: bool) -> None:
-        """The last byte is out or buffered: log it, and let go of the connection."""
+    def _completed(self, keep_alive: bool, now: float = 0.0) -> None:
+        """The last byte is out or buffered: log it, and let go of the connection. ``now``: the time, if it is known."""
         self.done = self.complete = True
         if self.watching:
             self.released()
         worker, conn = self.worker, self.conn
         if conn.resets and conn.out is None:
             conn.reset_at_close(False)
-        now = monotonic()
+        now = now or monotonic()
         if self.kind:
             worker.slot.end_other(self.status, self.body_bytes)
         else:
@@ -318,8 +348,10 @@ class Exchange:
                 )
             )
         if keep_alive and conn.out is None and not conn.inbox:  # nearly always
-            conn.move(Phase.IDLE)
-            worker.queue.park(conn)
+            if conn.phase != Phase.RUNNING:
+                conn.move(Phase.IDLE)
+            conn.phase = Phase.IDLE
+            worker.queue.park_idle(conn, now)
         elif dismiss(worker.queue, conn, keep_alive):
             # Its next request is already here. In the first step whoever serves the connection parks it for that; later
             # nobody does any more, and the application may go on for long.

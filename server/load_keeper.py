@@ -73,7 +73,7 @@ class Probe:
 
     def something_waits(self) -> bool:
         """Whether something is ready and no thread has taken it yet."""
-        return bool(self._look.poll(0))
+        return bool(self._queue.events.waiting) or bool(self._look.poll(0))
 
     def look(self, now: float) -> float:
         """How long requests wait now; send the probe if something does and it is not there yet."""

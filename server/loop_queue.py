@@ -67,6 +67,11 @@ class LoopQueue(ConnectionQueue):
                 self._errands[fd]()
         return found
 
+    def park_idle(self, conn: Connection, now: float) -> None:
+        """As ``park``, of a connection whose response went out whole: ``IDLE``, and no next request is here yet."""
+        conn.numbers[SINCE] = now
+        self.park(conn, keep_deadline=True)
+
     def park(self, conn: Connection, *, keep_deadline: bool = False, at_once: bool = False) -> None:
         """Give up ownership until the connection has something to do, or its phase's deadline has passed."""
         if not keep_deadline:
@@ -78,25 +83,9 @@ class LoopQueue(ConnectionQueue):
             self._returned.append((conn, at_once))
             os.eventfd_write(self._news, 1)
             return
-        if conn.watched != interest:
-            conn.watched = interest
-            # While it is still owned, unlike in ConnectionQueue.park: no other thread takes its events.
-            try:
-                self._watch(conn.fd, interest)
-            except OSError as exc:
-                conn.owned.release()
-                self._unparkable(conn, exc)
-                return
+        if conn.watched != interest and not self._arm(conn, interest):
+            return
         conn.owned.release()
-
-    def _watch(self, fd: int, interest: int) -> None:
-        try:
-            self._modify(fd, interest)
-        except FileNotFoundError:
-            try:
-                self._epoll.register(fd, interest)
-            except FileExistsError:
-                self._modify(fd, interest)
 
     def _park_returned(self) -> None:
         # The event is taken before the deque is emptied, so none that comes meanwhile is overlooked.

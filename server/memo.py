@@ -13,7 +13,7 @@ Belongs to one worker: nothing here is shared between threads.
 from __future__ import annotations
 
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import Final
 
 from .http.events import RequestReceived
@@ -37,17 +37,19 @@ class RequestMemo(dict[bytes, Complete]):
             if len(self) >= MOST:
                 self.clear()
             self[head] = complete
+            complete[0].scope = {}
 
 
 class ResponseMemo(dict[object, Framed]):
     """From what determines a response head to its bytes, for the second in which its Date is true."""
 
-    __slots__ = ("_until", "date")
+    __slots__ = ("_until", "date", "until")
 
     def __init__(self) -> None:
         super().__init__()
         self._until = 0.0
         self.date = b""
+        self.until = 0.0  # so long, by the monotonic clock, `date` need not be asked for
 
     def tick(self) -> bytes:
         """The value of Date now (RFC 9110 6.6.1), made once a second; then what was remembered is forgotten."""
@@ -57,10 +59,13 @@ class ResponseMemo(dict[object, Framed]):
             self._until = int(now) + 1
             self.date = formatdate(now, usegmt=True).encode("ascii")
             self.clear()
+        self.until = monotonic() + self._until - now
         return self.date
 
-    def keep(self, key: object, data: bytes, body: bytes, keep_alive: bool) -> None:
-        """Remember the head of ``data``, if ``data`` is that head and then just ``body``."""
+    def keep(self, key: object, data: bytes, body: bytes, keep_alive: bool) -> Framed | None:
+        """Remember the head of ``data``, if ``data`` is that head and then just ``body``. None if it is not."""
         size = data.find(b"\r\n\r\n") + 4
-        if len(self) < MOST and size <= LONGEST and data[size:] == body:
-            self[key] = (data[:size], keep_alive)
+        if len(self) >= MOST or size > LONGEST or data[size:] != body:
+            return None
+        self[key] = framed = (data[:size], keep_alive)
+        return framed

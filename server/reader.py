@@ -95,6 +95,8 @@ class RequestReader:
             request, body = self._claiming[inbox]
             conn.inbox = b""
             return self._proxies.told(conn, request), body
+        if len(inbox) >= RECEIVE:
+            conn.rearm = True  # there may be more
         parsed = parse_request(inbox, self._limits, force_general=self._force_general)
         if parsed is None:
             _wait_for_more(conn, inbox)

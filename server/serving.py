@@ -83,6 +83,7 @@ class Serving:
         self._refuser = Refuser(queue, access_log, self.slot)
         self._trust = Trust(config.proxy.trusted)
         self._reader = RequestReader(config.limits, proxy=config.proxy, route=route)
+        self._read = self._reader.read
         self._runner = AppRunner(
             self, app, self._ended, sync_app=sync_app, wsgi_app=wsgi_app, websockets=websockets
         )
@@ -120,18 +121,23 @@ class Serving:
         if conn.phase >= Phase.WRITING and not self._resume(conn):
             return False
         try:
-            request, body = self._recv_request_fast(conn)
+            complete = self._read(conn)
         except ProtocolError as exc:
             self._send_error(conn, exc)
             return False
-        if request is None:
+        if complete is None:
             self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
             return False
-        conn.move(Phase.RUNNING)
-        conn.numbers[REQUESTS] += 1
+        request, body = complete
+        if conn.phase > Phase.BODY:
+            conn.move(Phase.RUNNING)  # raises; the three phases before may become RUNNING
+        conn.phase = Phase.RUNNING
+        if self.record is not None:
+            conn.numbers[REQUESTS] += 1
         self.requests += 1
         # After the count, see `LoadKeeper._fall_asleep`.
         exchange = self._refused(conn, request, body) if self.alert else None
+        conn.known = True
         if exchange is None:
             if request.route and self._hand_over(conn, request, body):
                 return True

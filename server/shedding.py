@@ -26,7 +26,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
-from .connection import REQUESTS, SINCE, Connection
+from .connection import SINCE, Connection
 
 # How long the least wait has to be over the limit before anything is refused: RFC 8289 4.2 recommends 100 ms, about the
 # time in which clients and their networks react.
@@ -111,7 +111,7 @@ class Gate:
         wait = kernel_wait(conn) if conn.peer is not None else None
         if wait is None:
             wait = min(self._delay(now), now - conn.numbers[SINCE])
-        parked = conn.numbers[REQUESTS] > 1
+        parked = conn.known
         with self._lock:
             if self._least is None or wait < self._least:
                 self._least = wait

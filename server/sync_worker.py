@@ -221,9 +221,9 @@ class SyncWorker(Serving):
         handle = self._handle_connection
         interval = self._poll_interval
         if self._on_loop:
-            self._on_loop = False
-            loop.remove_reader(self.queue.fileno())
-        while not self._pending and not loop.busy and not self.retired:
+            self._leave_loop()
+        pending, ready, timers = self._pending, *loop.waiting_lists()
+        while not (pending or ready or loop.left_behind or self.retired or (timers and loop.busy)):
             conn = get(interval)
             if conn is not None:
                 handle(conn, conn.peer, runner)
@@ -236,6 +236,7 @@ class SyncWorker(Serving):
             loop.stop()
             return
         self._on_loop = True
+        self.queue.events.fall_asleep()
         loop.add_reader(self.queue.fileno(), self._on_ready, runner)
         if interval is not None:
             self._tick = loop.call_later(interval, self._settle)
@@ -255,8 +256,7 @@ class SyncWorker(Serving):
         if conn is not None:
             self._handle_connection(conn, conn.peer, runner)
         elif self.queue.closed:
-            self.loop.remove_reader(self.queue.fileno())  # its wake-up stays readable for good
-            self._on_loop = False
+            self._leave_loop()  # its wake-up stays readable for good
             if self._finished():
                 self.loop.stop()
             return
@@ -270,9 +270,14 @@ class SyncWorker(Serving):
             self.loop.stop()
         elif self._on_loop and (not self._pending or self._poll_interval is not None):
             self._keep_house()
-            self._on_loop = False
-            self.loop.remove_reader(self.queue.fileno())
+            self._leave_loop()
             self.loop.call_soon(self._turn_safely, None, context=self.context)
+
+    def _leave_loop(self) -> None:
+        """The queue is none of this loop's readers any more."""
+        self._on_loop = False
+        self.loop.remove_reader(self.queue.fileno())
+        self.queue.events.wake_up()
 
     def may_block(self) -> bool:
         """Whether the running request may block the thread: nothing else waits in its loop that it would hold up, or

@@ -75,8 +75,6 @@ class Source(Protocol):
 class TlsConnection(Connection):
     """See the module."""
 
-    secure = True
-
     __slots__ = (
         "_agreed",
         "_extension",
@@ -101,6 +99,7 @@ class TlsConnection(Connection):
         source: Source,
     ) -> None:
         super().__init__(number, family, fd, peer, local, now)
+        self.secure = True
         self.phase = Phase.HANDSHAKE
         self._source = source
         self._tls: ssl.SSLObject | None = None  # from the first record on; until then it is in `inbox`
@@ -192,6 +191,8 @@ class TlsConnection(Connection):
             data = _receive(self, size + _OVERHEAD)
             if not data:
                 return b""
+            if len(data) >= size:
+                self.rearm = True  # there may be more
             incoming.write(data)
         self.partial = False
         try:

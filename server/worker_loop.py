@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from .waking_loop import WakingLoop
@@ -39,6 +39,11 @@ class WorkerLoop(WakingLoop):
         # tests/test_worker_loop.py fails when they are renamed.
         timers = len(self._scheduled) - self._timer_cancelled_count  # type: ignore[attr-defined]
         return bool(self.left_behind or timers > 0 or self._ready)  # type: ignore[attr-defined]
+
+    def waiting_lists(self) -> tuple[Collection[Any], Collection[Any]]:
+        """The callbacks that are ready and the timers, some perhaps cancelled: for ``busy`` without its call, as long
+        as the loop does not turn."""
+        return self._ready, self._scheduled  # type: ignore[attr-defined]
 
     def call_soon_threadsafe(  # type: ignore[override]  # as run_in_executor
         self, *args: Any, **kwargs: Any

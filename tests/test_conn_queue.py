@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from serverd.config import ServerConfig, WorkersConfig
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import SINCE, Connection, Phase
+from serverd.server.connection import EDGE, SINCE, Connection, Phase
 from serverd.server.deadlines import SETTLED
 
 from .support.apps import Receive, Send, reply
@@ -101,39 +102,106 @@ def test_connections_that_are_looked_at_all_the_time_lose_no_event(by: str) -> N
             looker.join(10)
 
 
-def test_a_connection_that_is_given_back_late_waits_for_the_right_thing() -> None:
-    """Between the release of its lock and its arming here, a thread serves it and parks it for its client to read."""
-    large = bytes(range(256)) * 40_000
-    go_on = threading.Event()
+def test_a_request_that_comes_while_somebody_looks_at_its_connection_is_served() -> None:
+    """Its event comes once, and the worker that takes it finds that the connection has an owner."""
 
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["path"] == "/block":
-            go_on.wait(10)
-        await reply(send, large)
+        await reply(send, scope["path"].encode())
 
-    with serving(app, threads=1) as served, RawClient(served.address, receive_buffer=4096) as client:
-        queue = served.queue
-        client.get("/")
-        (conn,) = queue.connections()
+    with serving(app, threads=1) as served, served.connect() as client:
+        assert client.get("/first").body == b"/first"
+        (conn,) = served.queue.connections()
         wait_until(lambda: conn.phase == Phase.IDLE and not conn.owned.locked())
-        modify, main = queue._modify, threading.get_ident()
+        assert conn.watched == EDGE
+        assert conn.owned.acquire(False)
+        client.send(b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: conn.rearm)
+        served.queue.give_back(conn)
+        client.sock.settimeout(5)
+        assert client.response().body == b"/second"
 
-        def late(fd: int, interest: int) -> None:
-            if threading.get_ident() == main and not go_on.is_set():
-                go_on.set()
-                wait_until(lambda: conn.phase == Phase.WRITING and not conn.owned.locked())
-            modify(fd, interest)
 
-        with served.connect() as blocker:
-            blocker.send(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
-            wait_until(served.workers[0].in_flight)
-            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            wait_until(conn.is_ready)
-            assert conn.owned.acquire(False)
-            queue._modify = late  # type: ignore[assignment]
-            queue.give_back(conn)
+@pytest.mark.parametrize("requests", [1, 3])
+def test_the_end_of_a_client_is_seen_when_it_came_with_its_last_request(requests: int) -> None:
+    """One event tells of both, and what is read is the request."""
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await reply(send, b"hi")
+
+    with serving(app, threads=1) as served, served.connect() as client:
+        for _ in range(requests - 1):
+            client.get("/")
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.response().body == b"hi"
+        client.sock.settimeout(2)  # far less than timeouts.keep_alive
+        assert client.sock.recv(1) == b""
+        wait_until(lambda: not served.queue.open)
+
+
+def _blocking(
+    blocked: threading.Semaphore, go_on: threading.Semaphore, over: threading.Event | None = None
+) -> Callable[..., Any]:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] == "/block":
+            blocked.release()
+            go_on.acquire(timeout=10)
+        elif scope["path"] == "/wait" and over is not None:
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+        await reply(send, scope["path"].encode())
+
+    return app
+
+
+def _ask(clients: list[RawClient], *paths: str) -> None:
+    for client, path in zip(clients, paths, strict=True):
+        client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def test_what_is_ready_behind_a_slow_request_is_served_by_the_next_free_thread() -> None:
+    """A thread that finds nobody idle takes several events at a time: no thread but it may know of them."""
+    blocked, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    with ExitStack() as stack:
+        served = stack.enter_context(serving(_blocking(blocked, go_on), threads=2))
+        clients = [stack.enter_context(served.connect()) for _ in range(8)]
+        for client in clients:
+            client.get("/")
+        _ask(clients[:2], "/block", "/block")
+        for _ in range(2):
+            assert blocked.acquire(timeout=10)
+        _ask(clients[2:], "/block", "/a", "/b", "/c", "/d", "/e")
+        conns = [conn for conn in served.queue.connections() if conn.phase == Phase.IDLE]
+        wait_until(lambda: sum(conn.has_data() for conn in conns) == 6)
+        go_on.release()  # one of the two: it meets the third
+        assert blocked.acquire(timeout=10)
+        go_on.release()
+        for client, path in zip(clients[3:], "abcde", strict=True):
             client.sock.settimeout(5)
-            assert client.response().body == large
+            assert client.response().body == b"/" + path.encode()
+        go_on.release()
+        go_on.release()
+
+
+def test_what_is_ready_behind_a_request_that_waits_is_served_meanwhile() -> None:
+    """The only thread took several events, and goes to wait in its own event loop."""
+    blocked, go_on, over = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    with ExitStack() as stack:
+        served = stack.enter_context(serving(_blocking(blocked, go_on, over), threads=1))
+        clients = [stack.enter_context(served.connect()) for _ in range(6)]
+        for client in clients:
+            client.get("/")
+        _ask(clients[:1], "/block")
+        assert blocked.acquire(timeout=10)
+        _ask(clients[1:], "/wait", "/a", "/b", "/c", "/d")
+        conns = [conn for conn in served.queue.connections() if conn.phase == Phase.IDLE]
+        wait_until(lambda: sum(conn.has_data() for conn in conns) == 5)
+        go_on.release()
+        for client, path in zip(clients[2:], "abcd", strict=True):
+            client.sock.settimeout(5)
+            assert client.response().body == b"/" + path.encode()
+        over.set()
+        assert clients[1].response().body == b"/wait"
 
 
 def test_a_unix_listener_may_close_as_its_last_connection_is_accepted(tmp_path: Path) -> None:

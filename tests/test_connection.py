@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from serverd.server.connection import AT_ONCE, INTEREST, NAMES, NEXT, Connection, Phase
+from serverd.server.connection import AT_ONCE, EDGE, INTEREST, NAMES, NEXT, Connection, Phase
 
 ALLOWED = {
     "IDLE": {"HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED"},
@@ -48,4 +48,5 @@ def test_the_interest_is_what_select_calls_it() -> None:
     waiting = (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGERING, Phase.HANDSHAKE, Phase.PREFACE)
     assert {INTEREST[phase] for phase in waiting} == {readable}
     assert AT_ONCE == select.EPOLLOUT
+    assert EDGE == select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
     assert INTEREST[Phase.RUNNING] == INTEREST[Phase.CLOSED] == 0

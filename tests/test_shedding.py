@@ -11,7 +11,7 @@ import time
 import pytest
 
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import REQUESTS, SINCE, Connection
+from serverd.server.connection import SINCE, Connection
 from serverd.server.shedding import INTERVAL, Gate, Standing, judge, kernel_wait, retry_after
 
 from .support.daemon import wait_until
@@ -107,7 +107,7 @@ def test_new_connections_and_parked_ones_are_two_queues() -> None:
     delay = 0.0
     gate = Gate(0.001, lambda: woken.append(True), lambda now: delay)
     new, parked = (connection(socket.socket(socket.AF_UNIX), None) for _ in range(2))
-    new.numbers[REQUESTS], parked.numbers[REQUESTS] = 1, 2
+    parked.known = True  # it has had a request before
     new.numbers[SINCE] = parked.numbers[SINCE] = time.monotonic() - 10
     assert gate.asks(new) == (None, False)
     gate.measures = True

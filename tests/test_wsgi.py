@@ -165,7 +165,13 @@ def test_options_of_the_whole_server_has_no_path() -> None:
 
 
 def test_a_secure_connection_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Connection, "secure", True)
+    begin = Connection.__init__
+
+    def secure(conn: Connection, *args: Any) -> None:
+        begin(conn, *args)
+        conn.secure = True
+
+    monkeypatch.setattr(Connection, "__init__", secure)
     environ = environ_of(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (environ["wsgi.url_scheme"], environ["HTTPS"]) == ("https", "on")
 

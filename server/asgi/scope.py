@@ -31,6 +31,32 @@ class ScopeBuilder:
 
     def build(self, conn: Connection, request: RequestReceived) -> Scope:
         """The scope of ``request``, which came over ``conn``."""
+        known = request.scope
+        scope = known.copy() if known else self._begin(request)
+        # What each request has of its own: the application may change it.
+        scope["headers"] = request.headers.copy()
+        scope["extensions"] = self._extensions[request.version].copy()
+        origin = request.origin
+        if origin is None:
+            scope["client"] = conn.peer
+            scope["server"] = conn.server
+            if conn.secure:
+                scope["scheme"] = "https"
+        else:
+            scope["client"] = origin.client
+            scope["server"] = origin.server
+            if origin.secure:
+                scope["scheme"] = "https"
+        if request.trailers:
+            scope["extensions"]["http.response.trailers"] = {}
+        if conn.secure:
+            scope["extensions"]["tls"] = conn.tls_extension()
+        if self.state is not None:
+            scope["state"] = self.state.copy()
+        return scope
+
+    def _begin(self, request: RequestReceived) -> Scope:
+        """A scope without what differs from one request to the next; kept where the request will come again."""
         raw_path = request.raw_path
         path = raw_path.decode("ascii")
         if "%" in path:
@@ -39,33 +65,23 @@ class ScopeBuilder:
             # As Starlette and FastAPI expect it since ASGI 3.0's clarification: path includes root_path.
             path = self._root_path + path
             raw_path = self._raw_root + raw_path
-        origin = request.origin
-        if origin is None:
-            secure, client, server = conn.secure, conn.peer, conn.server
-        else:
-            secure, client, server = origin.secure, origin.client, origin.server
         scope: Scope = {
             "type": "http",
             "asgi": self._asgi,
             "http_version": request.version,
             "method": request.method,
-            "scheme": "https" if secure else "http",
+            "scheme": "http",
             "path": path,
             "raw_path": raw_path,
             "query_string": request.query,
             "root_path": self._root_path,
-            "headers": request.headers.copy(),  # the request may be remembered, and the scope is the application's
-            "client": client,
-            "server": server,
-            # A copy: what an application puts there is for its own request.
-            "extensions": self._extensions[request.version].copy(),
+            "headers": None,
+            "client": None,
+            "server": None,
+            "extensions": None,
         }
-        if request.trailers:
-            scope["extensions"]["http.response.trailers"] = {}
-        if conn.secure:
-            scope["extensions"]["tls"] = conn.tls_extension()
-        if self.state is not None:
-            scope["state"] = self.state.copy()
+        if request.scope is not None:
+            request.scope = scope.copy()
         return scope
 
     def build_websocket(self, conn: Connection, request: RequestReceived, subprotocols: list[str]) -> Scope:

@@ -7,7 +7,7 @@ application.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -95,9 +95,14 @@ class RequestReceived:
     route: where it is served; 0 here, set by the reader (see ``server.routes``).
     forwarded: it has a field by which proxies tell of clients, whether or not anybody believes it.
     origin: what a trusted proxy has said; None here, and where the connection itself says all that is known.
+    scope: None here; for a request that is remembered, what is the same in each of its scopes (``server.asgi.scope``):
+        empty until it has come again.
+    answer: None here; for a request that is remembered, the head of its last response and what that came from
+        (``server.exchange``).
     """
 
     __slots__ = (
+        "answer",
         "chunked",
         "content_length",
         "expect_continue",
@@ -110,6 +115,7 @@ class RequestReceived:
         "query",
         "raw_path",
         "route",
+        "scope",
         "target",
         "trailers",
         "upgrade",
@@ -148,6 +154,8 @@ class RequestReceived:
         self.route = 0
         self.forwarded = False
         self.origin: Origin | None = None
+        self.scope: dict[str, Any] | None = None
+        self.answer: tuple[Any, ...] | None = None
 
     def told(self, origin: Origin, headers: Headers) -> RequestReceived:
         """This request with what proxies say of it, as another object."""
