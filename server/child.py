@@ -54,7 +54,7 @@ from .hang_watch import HangWatch
 from .listening import patient_poll, rest_after
 from .load_keeper import LoadKeeper
 from .outfit import access_log_of, queue_of, scores_of
-from .process import introduce, load
+from .process import introduce, load, set_garbage_aside
 from .slots import MAIN, PHASE_COUNT, Scores
 from .stacks import LONGEST_REPORT, Held, Stacks
 from .warmup import WarmupFailed, warm_up
@@ -198,6 +198,7 @@ class _Child:
         cpus = 1 if gil_enabled() else os.process_cpu_count() or 1
         self._load = LoadKeeper(self._config, self._queue, self._workers, self._poll, self._slot, cpus)
         warm_up(self._queue, self._config.reload.warmup, self._config.timeouts.boot or _NEVER)
+        set_garbage_aside()
         for sock in self._spec.sockets:
             self._queue.add_listener(sock)
         signal.signal(signal.SIGTERM, self._on_term)

@@ -12,7 +12,6 @@ Threads: one, always.
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import socket
@@ -33,7 +32,7 @@ from .arena import Papers, Region
 from .channel import Begin, BootFailed, Channel, ChannelError, Fork, Forked, Preloaded
 from .child import ChildSpec
 from .listening import rest_after
-from .process import load
+from .process import load, set_garbage_aside
 
 logger = logging.getLogger("serverd.worker")
 
@@ -73,8 +72,7 @@ def main(spec: TemplateSpec) -> int:
         return child.BOOT_FAILED
     if shared := sorted(item for item in _open_files() - before if is_risky(*item)):
         logger.warning("%s", shared_by_all([link for _, link, _ in shared]))
-    gc.collect()
-    gc.freeze()
+    set_garbage_aside()
     spec.channel.send(Preloaded(time.monotonic() - began))
     while (wanted := _next_order(spec.channel)) is not None:
         spec.channel.send(_fork(spec, app, *wanted))
