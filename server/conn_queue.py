@@ -15,29 +15,27 @@ ownership lock of each connection decides every race between them (see ``connect
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, Literal, Protocol
 
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
-from .connection import AT_ONCE, EDGE, INTEREST, SINCE, Address, Connection, Phase, Server
+from .connection import SINCE, Address, Connection, Server
 from .deadlines import SETTLED, Deadlines, excused, is_idle, wants_at_once
 from .door import Door
+from .errands import Errands
 from .lifecycle import LifecycleEvent
-from .listening import PAUSE, Listeners, say_failed
+from .listening import Listeners
 from .longest_idle import LongestIdle
 from .per_address import PerAddress
+from .phases import AT_ONCE, EDGE, INTEREST, Phase
 from .ready_events import Event, ReadyEvents
-from .seldom import SeldomLog
+from .unarmed import Unarmed
 
-logger = logging.getLogger("serverd.worker")
-_say: Final = SeldomLog(logger)
 # EPOLLIN, as a number: see `INTEREST`.
 _IN: Final = 0x1
 
@@ -77,14 +75,12 @@ class ConnectionQueue:
         self._listeners = Listeners(self._epoll, self.notice)
         self._longest_idle = LongestIdle(self._connections, self.close, self.give_back)
         self._door = Door(self._connections, self._listeners, self._park_new, self._longest_idle)
-        self._errands: dict[int, Callable[[], bool]] = {}
+        self.errands = Errands(self._epoll)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         # Written when the child's main thread should look: a listener was paused, the last connection has left.
         self.attention = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # What could not be parked; owned. Appended by any thread, taken by the main thread.
-        self._unarmed: deque[Connection] = deque()
-        self._rearm_at = 0.0
+        self._unarmed = Unarmed(self.notice)
         self.closed = False
         self.congested = False  # no thread was idle of late; written by the child's main thread
         self.alone = False  # no other child accepts from the same listeners
@@ -119,8 +115,8 @@ class ConnectionQueue:
     def _other(self, fd: int) -> Connection | Literal[False] | None:
         """What ``get`` gives for the event of something that is no connection; False: it looks for the next one."""
         if fd in self._listeners:
-            return self._accept(fd) or False
-        if fd == self._wake or (fd in self._errands and self._errands[fd]()):
+            return self._door.accept(fd, alone=self.alone, congested=self.congested) or False
+        if fd == self._wake or self.errands.run(fd):
             return None
         return False
 
@@ -168,7 +164,7 @@ class ConnectionQueue:
         try:
             self._watch(conn.fd, interest, known)
         except OSError as exc:
-            self._unparkable(conn, exc)
+            self._unarmed.add(conn, exc)
             return False
         return True
 
@@ -179,7 +175,9 @@ class ConnectionQueue:
             return
         try:
             self._epoll.register(fd, interest)
-        except FileExistsError:  # of the number's last owner, whose file another process has open
+        except (
+            FileExistsError
+        ):  # it could not be armed the last time, or its number's last owner is still known
             self._modify(fd, interest)
 
     def _put_back(self, event: Event) -> None:
@@ -192,8 +190,8 @@ class ConnectionQueue:
                 self.give_back(conn)
         elif fd in self._listeners:
             self._listeners.arm(fd)
-        elif fd in self._errands:
-            self.arm_errand(fd)
+        elif fd in self.errands:
+            self.errands.arm(fd)
 
     def close(self, conn: Connection) -> None:
         """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
@@ -210,32 +208,8 @@ class ConnectionQueue:
         as many connections as it may, and the caller, its owner, is to close it."""
         return self._connections.named(conn)
 
-    def _accept(self, fd: int) -> Connection | None:
-        return self._door.accept(fd, alone=self.alone, congested=self.congested)
-
     def _park_new(self, conn: Connection) -> None:
         self.park(conn, keep_deadline=True)
-
-    def _unparkable(self, conn: Connection, exc: OSError) -> None:
-        """The kernel has no memory, or no watches (ENOSPC), to wait for this connection, which stays owned."""
-        say_failed("epoll_ctl", exc)
-        conn.watched = 0
-        if not self._unarmed:
-            self._rearm_at = monotonic() + PAUSE
-        self._unarmed.append(conn)
-        self.notice()
-
-    def _rearm(self, now: float, expired: Callable[[Connection], None]) -> float:
-        """Park what could not be parked; when to call again."""
-        if now >= self._rearm_at:
-            self._rearm_at = now + PAUSE
-            for _ in range(len(self._unarmed)):
-                conn = self._unarmed.popleft()
-                if self._deadlines.of(conn) <= now:
-                    expired(conn)
-                else:
-                    self.give_back(conn)
-        return self._rearm_at if self._unarmed else float("inf")
 
     def leaves(self, conn: Connection) -> bool:
         """Whether another child will serve the next request of ``conn``, so that it need not be closed."""
@@ -246,22 +220,6 @@ class ConnectionQueue:
     def add_listener(self, sock: socket.socket) -> None:
         """Accept from ``sock``, which listens."""
         self._listeners.add(sock)
-
-    def add_errand(self, fd: int, errand: Callable[[], bool]) -> None:
-        """Have the worker that takes an event of ``fd``, which is always readable, run ``errand``. True: its ``get``
-        returns None, so that it looks around. Nothing happens until it is armed."""
-        self._errands[fd] = errand
-        self._epoll.register(fd, select.EPOLLONESHOT)
-
-    def arm_errand(self, fd: int) -> bool:
-        """Put it behind all that is ready now, once (epoll is first in, first out). Any thread. False: no memory."""
-        try:
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
-        except (OSError, ValueError) as exc:
-            if not self.closed:
-                _say("epoll_ctl failed: %s", exc)
-            return False
-        return True
 
     def stop_accepting(self, *, take_backlog: bool) -> None:
         """Let go of the listeners. With ``take_backlog`` what waits in their backlogs is accepted and served first."""
@@ -279,18 +237,21 @@ class ConnectionQueue:
         deadlines = self._deadlines
         again = self._listeners.resume(now, self._door.has_room)
         if self._unarmed:
-            again = min(again, self._rearm(now, expired))
+            again = min(again, self._unarmed.retry(now, lambda conn: self._give_back_or(expired, conn, now)))
         if now < deadlines.rest_until:
             return min(again, deadlines.rest_until)
         overdue, due = deadlines.look(self._connections.all(), now)
         for conn in overdue:
             os.sched_yield()  # seeing one off takes 50 us: who serves goes first
             if conn.owned.acquire(False):
-                if deadlines.of(conn) > now or excused(conn):
-                    self.give_back(conn)
-                else:
-                    expired(conn)
+                self._give_back_or(expired, conn, now)
         return min(again, due)
+
+    def _give_back_or(self, expired: Callable[[Connection], None], conn: Connection, now: float) -> None:
+        if self._deadlines.of(conn) > now or excused(conn):
+            self.give_back(conn)
+        else:
+            expired(conn)
 
     def close_idle(self) -> None:
         """Close the connections that have waited ``SETTLED`` seconds for a request and have not begun to send one."""

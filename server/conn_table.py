@@ -17,9 +17,10 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from .connection import REQUESTS, Address, Connection, Phase, Server
+from .connection import REQUESTS, Address, Connection, Server
 from .lifecycle import ConnectionCompleted, ConnectionOpened, LifecycleEvent
 from .per_address import PerAddress
+from .phases import Phase
 
 # (number, family, descriptor, peer, local address, now): makes what `accept` accepted a connection.
 MakeConnection = Callable[[int, int, int, Address | None, Server | None, float], Connection]

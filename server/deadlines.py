@@ -16,7 +16,8 @@ from time import monotonic
 from typing import Final
 
 from ..config import TimeoutsConfig
-from .connection import NAMES, SINCE, Connection, Phase
+from .connection import SINCE, Connection
+from .phases import NAMES, Phase
 
 # How long a closing connection may still send what is thrown away; 2 s is nginx's lingering_timeout of 5 s, shortened
 # because here nothing but the error message is at stake.

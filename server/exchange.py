@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
-from .connection import Connection, Phase
+from .answers import first_pieces
+from .connection import Connection
 from .farewell import dismiss
 from .file_range import SMALL, FileRange, FileShrank
 from .host import Host
 from .http.events import RequestReceived
 from .http.response import Around, ResponseError, ResponseFramer, encode_head
-from .large_body import LARGE, begin_pieces, body_pieces
+from .large_body import body_pieces
 from .lifecycle import ClientDisconnected, RequestStarted, ResponseCompleted
+from .phases import Phase
 from .slots import REQUEST
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -117,18 +119,21 @@ class Exchange:
         date = heads.date if now < heads.until else heads.tick()
         size = len(body)
         answer = None if more else request.answer
-        # The answer to this request was the same before: nearly always, where it comes again and again.
+        pieces = None
         if (
             answer is not None
             and answer[0] is date
             and answer[1] == (status, size, keep_alive)
             and answer[2] == headers
-        ):
-            pieces = None
+        ):  # as the last time, and nearly always where a request comes again and again
             data, keep_alive = answer[3] + body, answer[4]
         else:
-            pieces, keep_alive = self._pieces(status, headers, date, body, more, trailers, keep_alive)
+            pieces, keep_alive, framer = first_pieces(
+                request, heads, keep_alive, status, headers, body, more, trailers
+            )
             data = pieces[0]
+            if framer is not None:
+                self._more_follows(framer)
         self.status = status
         self.body_bytes = size
         try:
@@ -141,40 +146,6 @@ class Exchange:
             raise ClientGone(*exc.args) from exc
         if not more:
             self._completed(keep_alive, now)
-
-    def _pieces(
-        self,
-        status: int,
-        headers: Headers,
-        date: bytes,
-        body: bytes,
-        more: bool,
-        trailers: bool,
-        keep_alive: bool,
-    ) -> tuple[list[bytes], bool]:
-        """What is to be sent of a response that begins, and whether the connection goes on. Raises ResponseError."""
-        request, heads = self.request, self.worker.heads
-        key: tuple[Any, ...] | None = None
-        known = None
-        if not more and len(body) <= LARGE and type(headers) is list:
-            key = (status, request.method, request.version, keep_alive, len(body), *headers)
-            try:
-                known = heads.get(key)
-            except TypeError:  # a header of lists or bytearrays: allowed, and not to be remembered
-                key = None
-        if known is None:
-            framer = ResponseFramer(request.method, request.version, keep_alive)
-            pieces = begin_pieces(framer, status, headers, date, body, more, trailers)
-            if more:
-                self._more_follows(framer)
-            elif key is not None:
-                known = heads.keep(key, pieces[0], body, framer.keep_alive)
-            if known is None:
-                return pieces, framer.keep_alive
-        head, stays = known
-        if request.scope is not None:  # it is remembered
-            request.answer = (date, (status, len(body), keep_alive), list(headers), head, stays)
-        return [head + body], stays
 
     def go_on(self, body: bytes, more: bool) -> None:
         """Send one more piece of the body. Raises ResponseError, ClientGone."""

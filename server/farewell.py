@@ -14,8 +14,9 @@ from email.utils import formatdate
 
 from .access_log import UNREADABLE, WorkerLog
 from .conn_queue import ConnectionQueue
-from .connection import Connection, Phase
+from .connection import Connection
 from .http.response import error_response
+from .phases import Phase
 from .proxy.opening import gave_up
 from .slots import Slot, nowhere
 

@@ -30,7 +30,8 @@ from typing import Final
 
 from .channel import receive
 from .conn_queue import ConnectionQueue
-from .connection import SINCE, Address, Connection, Phase, Server
+from .connection import SINCE, Address, Connection, Server
+from .phases import Phase
 
 logger = logging.getLogger("serverd.worker")
 

@@ -64,7 +64,7 @@ class Probe:
         self._sent = 0.0  # 0: it is not in the queue
         self._waited = 0.0  # the last time
         self.looks = 0  # how many in a row have found something that waits
-        queue.add_errand(self._fd, self._probed)
+        queue.errands.add(self._fd, self._probed)
 
     @property
     def is_sent(self) -> bool:
@@ -102,7 +102,7 @@ class Probe:
 
     def _send(self, now: float) -> None:
         self._sent = now  # first: a worker may take it at once
-        if not self._queue.arm_errand(self._fd):
+        if not self._queue.errands.arm(self._fd):
             self._sent = 0.0  # nobody will: the next look sends it
 
 

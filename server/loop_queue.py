@@ -20,8 +20,9 @@ from time import monotonic
 from typing import Any, Final
 
 from .conn_queue import ConnectionQueue
-from .connection import AT_ONCE, INTEREST, SINCE, Connection
+from .connection import SINCE, Connection
 from .listening import rest_after
+from .phases import AT_ONCE, INTEREST
 
 _ONESHOT: Final = 0x40000000
 _LEVEL: Final = tuple(interest & ~_ONESHOT for interest in INTEREST)
@@ -58,13 +59,13 @@ class LoopQueue(ConnectionQueue):
                 else:
                     self._disarm(conn)
             elif fd in self._listeners:
-                accepted = self._accept(fd)
+                accepted = self._door.accept(fd, alone=self.alone, congested=self.congested)
                 if accepted is not None:
                     found.append(accepted)
             elif fd == self._news:
                 self._park_returned()
-            elif fd in self._errands:
-                self._errands[fd]()
+            else:
+                self.errands.run(fd)
         return found
 
     def park_idle(self, conn: Connection, now: float) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Final
 
 from ..config import LimitsConfig, ProxyConfig
-from .connection import PROGRESS, SINCE, Connection, Phase
+from .connection import PROGRESS, SINCE, Connection
 from .http import adds_nothing, parse_request
 from .http.events import HeadLimits, ProtocolError, RequestReceived
 from .http.framing import ChunkedDecoder, SizedDecoder
 from .memo import Complete, RequestMemo
+from .phases import Phase
 from .proxy.headers import Proxies
 from .routes import Router, all_on_threads
 

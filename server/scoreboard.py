@@ -179,7 +179,7 @@ class ChildView:
     threads: int  # workers that serve (0 in ``mode: async``, and until it is ready)
     pauses: int  # how often accepting was paused
     resident: int  # bytes of memory, as last looked at
-    phases: tuple[int, ...]  # connections by phase (``server.connection.Phase``), as last counted
+    phases: tuple[int, ...]  # connections by phase (``server.phases.Phase``), as last counted
     slots: tuple[SlotView, ...]
     waiting: tuple[Waiting, ...]  # at most 64 of them; the slots have the numbers
     refused: int = 0  # see Totals

@@ -19,13 +19,14 @@ from ..config import ServerConfig
 from .access_log import WorkerLog
 from .app_runner import AppRunner
 from .conn_queue import ConnectionQueue
-from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection, Phase
+from .connection import PROGRESS, REQUESTS, SINCE, Address, Connection
 from .exchange import ClientGone, Exchange
 from .farewell import Refuser, dismiss
 from .host import Watcher
 from .http.events import ProtocolError, RequestReceived
 from .lifecycle import LifecycleEvent
 from .memo import ResponseMemo
+from .phases import Phase
 from .proxy.opening import read_header
 from .proxy.trust import Trust
 from .reader import RequestReader

@@ -20,8 +20,9 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from .connection import SINCE, Address, Connection, Phase, Server
+from .connection import SINCE, Address, Connection, Server
 from .http.events import ProtocolError
+from .phases import Phase
 from .tls_names import distinguished_name
 
 if TYPE_CHECKING:

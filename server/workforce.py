@@ -92,7 +92,7 @@ class Workforce:
             least, most = config.workers.thread_bounds()
             if least < most:
                 self._farewell = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-                self._queue.add_errand(self._farewell, lambda: True)
+                self._queue.errands.add(self._farewell, lambda: True)
             for number in range(least):
                 self._start_one(number)
         for worker in self._workers:
@@ -225,7 +225,7 @@ class Workforce:
         the next."""
         with self._changing:
             self._wanted = wanted
-        self._queue.arm_errand(self._farewell)
+        self._queue.errands.arm(self._farewell)
 
     def _dismiss(self, worker: SyncWorker) -> bool:
         """Whether ``worker``, which has nothing to do, may end."""
@@ -235,7 +235,7 @@ class Workforce:
                 return False
             worker.retired = True
             if surplus > 1:
-                self._queue.arm_errand(self._farewell)
+                self._queue.errands.arm(self._farewell)
         return True
 
     # -- the end -----------------------------------------------------------------------------------------------------

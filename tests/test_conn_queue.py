@@ -16,8 +16,9 @@ import pytest
 
 from serverd.config import ServerConfig, WorkersConfig
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import EDGE, SINCE, Connection, Phase
+from serverd.server.connection import SINCE, Connection
 from serverd.server.deadlines import SETTLED
+from serverd.server.phases import EDGE, Phase
 
 from .support.apps import Receive, Send, reply
 from .support.client import RawClient
@@ -147,7 +148,9 @@ def _blocking(
             blocked.release()
             go_on.acquire(timeout=10)
         elif scope["path"] == "/wait" and over is not None:
-            while not over.is_set():
+            for _ in range(1000):
+                if over.is_set():
+                    break
                 await asyncio.sleep(0.01)
         await reply(send, scope["path"].encode())
 

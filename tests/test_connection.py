@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from serverd.server.connection import AT_ONCE, EDGE, INTEREST, NAMES, NEXT, Connection, Phase
+from serverd.server.connection import Connection
+from serverd.server.phases import AT_ONCE, EDGE, INTEREST, NAMES, NEXT, Phase
 
 ALLOWED = {
     "IDLE": {"HEAD", "BODY", "RUNNING", "WRITING", "LINGERING", "CLOSED"},

@@ -10,8 +10,9 @@ from time import monotonic
 import pytest
 
 from serverd.config import TimeoutsConfig
-from serverd.server.connection import SINCE, Connection, Phase
+from serverd.server.connection import SINCE, Connection
 from serverd.server.deadlines import Deadlines, excused
+from serverd.server.phases import Phase
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ import pytest
 
 from serverd.config import LimitsConfig, ServerConfig
 from serverd.server import handover
-from serverd.server.connection import SINCE, Connection, Phase, Server
+from serverd.server.connection import SINCE, Connection, Server
 from serverd.server.handover import BATCH, Arrivals, Departure, Passenger, decode, encode, listened_on, names
+from serverd.server.phases import Phase
 
 from .support.apps import Receive, Send, reply
 from .support.client import RawClient

@@ -310,7 +310,7 @@ def test_a_probe_that_the_kernel_has_no_memory_for_is_not_waited_for(monkeypatch
     probe = Probe(queue)
     monkeypatch.setattr(probe, "something_waits", lambda: True)
     with monkeypatch.context() as patched:
-        patched.setattr(queue, "arm_errand", lambda fd: False)
+        patched.setattr(queue.errands, "arm", lambda fd: False)
         assert probe.look(1.0) == probe.delay(100.0) == 0.0
         assert not probe.is_sent
     assert probe.look(2.0) == 0.0
@@ -320,6 +320,6 @@ def test_a_probe_that_the_kernel_has_no_memory_for_is_not_waited_for(monkeypatch
 
 def test_the_kernel_says_no_to_a_probe(caplog: pytest.LogCaptureFixture) -> None:
     queue = ConnectionQueue()
-    assert not queue.arm_errand(10_000)
+    assert not queue.errands.arm(10_000)
     assert "epoll_ctl failed" in caplog.text
     queue.release()

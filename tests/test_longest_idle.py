@@ -13,8 +13,9 @@ import pytest
 
 from serverd.config import LimitsConfig, ServerConfig
 from serverd.server import longest_idle
-from serverd.server.connection import SINCE, Connection, Phase
+from serverd.server.connection import SINCE, Connection
 from serverd.server.longest_idle import SILENT
+from serverd.server.phases import Phase
 
 from .support.apps import Receive, Send, reply
 from .support.client import RawClient

@@ -20,7 +20,8 @@ import pytest
 
 from serverd.config import LimitsConfig, ProxyConfig, ServerConfig, TimeoutsConfig, TlsConfig
 from serverd.server.app_loader import no_asgi
-from serverd.server.connection import Connection, Phase
+from serverd.server.connection import Connection
+from serverd.server.phases import Phase
 from serverd.server.proxy import headers as proxy_headers
 from serverd.server.proxy import opening
 from serverd.server.proxy.opening import expecting

@@ -11,8 +11,8 @@ import pytest
 
 from serverd.server import slots as layout
 from serverd.server.arena import BOARD, HEADER, PAGE, SIZE, SLOT, SLOTS_AT, Arena, Papers, Region
-from serverd.server.connection import Phase
 from serverd.server.http.events import RequestReceived
+from serverd.server.phases import Phase
 from serverd.server.scoreboard import BOUNDS, Totals, read_child
 from serverd.server.slots import Scores, inherited, nowhere
 

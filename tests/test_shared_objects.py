@@ -22,7 +22,7 @@ import pytest
 
 from serverd.config import TimeoutsConfig
 from serverd.server.conn_queue import ConnectionQueue
-from serverd.server.connection import Connection, Phase
+from serverd.server.connection import Connection
 from serverd.server.http.events import RequestReceived
 from serverd.server.lifecycle import (
     ClientDisconnected,
@@ -34,6 +34,7 @@ from serverd.server.lifecycle import (
 )
 from serverd.server.loop_queue import LoopQueue
 from serverd.server.per_address import PerAddress
+from serverd.server.phases import Phase
 from serverd.server.scoreboard import Arena
 from serverd.server.seldom import SeldomLog
 from serverd.server.slots import Scores

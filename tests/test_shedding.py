@@ -143,7 +143,7 @@ def test_epoll_gives_first_what_was_ready_first() -> None:
     taken: list[int] = []
     probes = [os.eventfd(1) for _ in range(3)]
     for number, fd in enumerate(probes):
-        queue.add_errand(fd, lambda number=number: bool(taken.append(number)))  # type: ignore[misc, func-returns-value]
+        queue.errands.add(fd, lambda number=number: bool(taken.append(number)))  # type: ignore[misc, func-returns-value]
     ends = [os.eventfd(0) for _ in range(40)]
     epoll = queue._epoll
     for fd in ends:
@@ -151,7 +151,7 @@ def test_epoll_gives_first_what_was_ready_first() -> None:
     order: list[int] = []
     for number, fd in enumerate([*ends[1::2], *ends[::2]]):
         if number in (10, 20, 30):
-            queue.arm_errand(probes[number // 10 - 1])
+            queue.errands.arm(probes[number // 10 - 1])
             order.append(probes[number // 10 - 1])
         os.eventfd_write(fd, 1)
         order.append(fd)
@@ -159,7 +159,7 @@ def test_epoll_gives_first_what_was_ready_first() -> None:
     epoll.modify(got[0], select.EPOLLIN | select.EPOLLONESHOT)  # ready still: it goes behind all others
     got += [epoll.poll(0, 1)[0][0] for _ in range(24)]
     assert got == [*order, order[0]]
-    queue.arm_errand(probes[2])
+    queue.errands.arm(probes[2])
     assert queue.get(0) is None
     assert taken == [2]
     queue.release()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serverd.server.connection import Phase
 from serverd.server.listening import UNSENT
+from serverd.server.phases import Phase
 
 from .support.apps import Receive, Send, reply
 from .support.client import RawClient

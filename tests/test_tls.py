@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from serverd.config import LimitsConfig, ServerConfig, TimeoutsConfig, TlsConfig
-from serverd.server.connection import SINCE, Phase
+from serverd.server.connection import SINCE
 from serverd.server.deadlines import SETTLED
+from serverd.server.phases import Phase
 from serverd.server.tls import CIPHERS, TlsContexts, tls_connections
 from serverd.server.tls_connection import PIECE
 from serverd.server.tls_groups import restrict_groups

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..connection import NAMES
 from ..facts import read_counts
+from ..phases import NAMES
 from ..scoreboard import EMPTY, Arena, ChildView, SlotView, Totals
 from ..wear import resident
 from .snapshot import KINDS, Child, Figures, Histogram, Reload, Snapshot, Thread, Waiting

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from ..connection import SINCE, Connection, Phase
+from ..connection import SINCE, Connection
+from ..phases import Phase
 from ..seldom import SeldomLog
 from .nodes import pack
 from .protocol import MOST, BadHeader, parse
