@@ -6,9 +6,10 @@ dropped, and counted in a line of their own; those that cannot be made cost no r
 not mix: each is shorter than what a pipe takes whole, so a long target is cut. Refuses: header values (secrets travel
 there), queries if it is told to (``logging.query``), and any byte that could end or forge a line.
 
-Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits.
-Between the two stands a lock that is held for an append, and while a block of at most ``BLOCK`` lines is formatted
-(about 60 µs). The standard ``logging`` was measured at 9 µs a line, and all threads share its lock.
+Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits. An entry is added with one
+append, which is atomic, without a lock (a sixth of a line's time). A lock stands between who takes entries
+out, from the front, and is held while a block of about ``BLOCK`` lines is formatted (60 µs). The standard ``logging``
+was measured at 9 µs a line, and all threads share its lock.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +48,10 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 _STALLED: Final = 0.01
 # Seconds that lines are gathered before they are written together; a person at a terminal sees them at once.
 _GATHER: Final = {"color": 0.0, "text": 0.05, "json": 0.05}
+
+# Durations below 4 ms as they are shown: to format a number takes three times as long as all the rest of a line.
+# Interned, so that they are immortal: threads would fight over their reference counts.
+_MILLIS: Final = tuple(sys.intern(f"{micros / 1000:.3f}") for micros in range(4000))
 
 # What may stand in a quoted field as it is: visible ASCII and space, but not the quote and the escape themselves.
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
@@ -96,15 +102,14 @@ class WorkerLog:
         self, peer: Address | None, request: RequestReceived, status: int, size: int, since: float, now: float
     ) -> None:
         """Log one response: ``size`` body bytes, sent at ``now`` for a request complete at ``since`` (monotonic)."""
-        with self._lock:
-            entries = self._entries
-            entries.append((peer, request, status, size, since, now))
-            count = len(entries)
-            if count == BLOCK:
-                self._seal()
-            first = count == 1 and not self._sealed
-        if first:
+        entries = self._entries
+        entries.append((peer, request, status, size, since, now))
+        count = len(entries)
+        if count == 1:
             self._notice()
+        elif count >= BLOCK:
+            with self._lock:
+                self._seal()
 
     @property
     def waiting(self) -> bool:
@@ -120,8 +125,10 @@ class WorkerLog:
         return data, lost
 
     def _seal(self) -> None:
-        """Make one block of the entries. The caller holds the lock."""
-        entries, self._entries = self._entries, []
+        """Make one block of the entries. The caller holds the lock; the worker may append meanwhile."""
+        count = len(self._entries)
+        entries = self._entries[:count]
+        del self._entries[:count]
         if len(self._sealed) >= MOST_BLOCKS or self._size >= MOST_BYTES:
             self.lost += len(entries)
             return
@@ -142,6 +149,7 @@ class WorkerLog:
         middle = ""
         last: RequestReceived | None = None
         host, code, length = "", 0, 0
+        shown, most, ending = _MILLIS, len(_MILLIS), self._ending
         for peer, request, status, size, since, now in entries:
             if not begins <= now < ends:
                 beginning = self._new_second(now)
@@ -153,7 +161,9 @@ class WorkerLog:
                 last, length, code, host = request, size, status, client
                 key = (client, request.method, request.target, request.version, status, size)
                 middle = self._known.get(key) or self._describe(*key)
-            lines.append(f"{beginning}{middle}{(now - since) * 1000:.3f}{self._ending}")
+            micros = int((now - since) * 1e6 + 0.5)
+            spent = shown[micros] if 0 <= micros < most else f"{micros / 1000:.3f}"
+            lines.append(f"{beginning}{middle}{spent}{ending}")
         return "".join(lines).encode("ascii")
 
     def _new_second(self, now: float) -> str:
@@ -215,6 +225,9 @@ class AccessLog:
             self._wanted.clear()
             self._ended.wait(gather)
             self.flush()
+            if self.waiting:
+                # Added while the others were taken out: its worker saw those, and left the notice to them.
+                self._wanted.set()
         self.flush()
 
     def for_worker(self) -> WorkerLog:

@@ -182,7 +182,7 @@ def test_who_left_before_being_accepted_costs_nobody_a_place(stack: ExitStack) -
         served.queue.park(conn)
         conn.numbers[SINCE] = time.monotonic() - 5
     (listener,) = served.queue._listeners._sockets.values()
-    assert served.queue._accept(listener.fileno()) is None
+    assert served.queue._other(listener.fileno()) is False
     assert served.queue.seen_off == 0
     assert served.queue.open == FULL
 

@@ -172,7 +172,11 @@ class Cycle(PacedExchange):
                 self._head = None
                 self.begin(head[0], head[1], body, more)
             elif self.framer is not None:
-                self._stream(body, more)
+                try:
+                    self.go_on(body, more)
+                except ResponseError:
+                    self.cut()
+                    raise
             else:
                 raise RuntimeError("http.response.body came before http.response.start")
             if more and self.conn.out is not None and not self.done:  # done: a drain has ended the stream
@@ -189,13 +193,6 @@ class Cycle(PacedExchange):
                 await self.held_back()
         else:
             raise RuntimeError(f"unexpected ASGI message type {kind!r}")
-
-    def _stream(self, body: bytes, more: bool) -> None:
-        try:
-            self.go_on(body, more)
-        except ResponseError:
-            self.cut()
-            raise
 
     def _refuse_late(self, message: Message) -> None:
         if message["type"] == "http.response.trailers" and self.complete and self._trailers == _DISCARDED:

@@ -95,7 +95,7 @@ class ResponseFramer:
     method, version: of the request. keep_alive: whether client and server would go on after this response.
     """
 
-    __slots__ = ("_left", "_mode", "_modern", "_silent", "keep_alive")
+    __slots__ = ("_left", "_mode", "_modern", "_silent", "endless", "keep_alive")
 
     def __init__(self, method: str, version: str, keep_alive: bool) -> None:
         self._silent = method == "HEAD"
@@ -103,6 +103,8 @@ class ResponseFramer:
         self._mode = _Mode.NEW
         self._left = -1  # bytes of body that content-length still allows; -1: it was not given
         self.keep_alive = keep_alive  # False once nothing may follow on this connection
+        # The body goes out in chunks now, and nobody has said how long it will be.
+        self.endless = False
 
     @property
     def complete(self) -> bool:
@@ -172,6 +174,7 @@ class ResponseFramer:
         sent = _BODY[self._mode](self, data, more_body)
         if not more_body:
             self._mode = _Mode.DONE
+            self.endless = False
         return sent
 
     def around(self, size: int, more_body: bool) -> Around:
@@ -181,6 +184,7 @@ class ResponseFramer:
         self._count(size, more_body)
         if not more_body:
             self._mode = _Mode.DONE
+            self.endless = False
         return _around(mode, size, more_body)
 
     def trailers(self, fields: Pairs) -> bytes:
@@ -193,6 +197,7 @@ class ResponseFramer:
         _BODY[mode](self, b"", True)  # raises if the response is not in its body
         self._count(0, False)
         self._mode = _Mode.DONE
+        self.endless = False
         return b"0\r\n" + lines + b"\r\n" if mode is _Mode.CHUNKED else b""
 
     def _open(
@@ -227,6 +232,7 @@ class ResponseFramer:
         self.keep_alive = keep_alive
         self._mode = mode
         self._left = length
+        self.endless = mode is _Mode.CHUNKED and length < 0
         return head
 
     def _frame(
