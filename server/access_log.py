@@ -6,9 +6,9 @@ dropped, and counted in a line of their own; those that cannot be made cost no r
 not mix: each is shorter than what a pipe takes whole, so a long target is cut. Refuses: header values (secrets travel
 there), queries if it is told to (``logging.query``), and any byte that could end or forge a line.
 
-Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits. An entry is added with one
-append, which is atomic, without a lock (a sixth of a line's time). A lock stands between who takes entries
-out, from the front, and is held while a block of about ``BLOCK`` lines is formatted (60 µs). The standard ``logging``
+Threads: each worker owns its ``WorkerLog`` and adds to it; the log's thread takes what waits. An entry is added with
+one append, which is atomic, without a lock (a sixth of a line's time). A lock stands between those who take entries
+out, from the front; it is held while a block of about ``BLOCK`` lines is formatted (60 µs). The standard ``logging``
 was measured at 9 µs a line, and all threads share its lock.
 """
 

@@ -365,7 +365,9 @@ def test_the_new_side_takes_no_more_than_its_limit() -> None:
 
 def test_a_connection_with_tls_stays() -> None:
     class Secure(Connection):
-        secure = True
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.secure = True
 
         def tls_extension(self) -> dict[str, Any]:
             return {}
