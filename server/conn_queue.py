@@ -38,6 +38,7 @@ from .unarmed import Unarmed
 
 # EPOLLIN, as a number: see `INTEREST`.
 _IN: Final = 0x1
+_NOTHING: Final = 0x40000000  # EPOLLONESHOT alone: an error is reported, once
 
 
 class Departing(Protocol):
@@ -186,12 +187,18 @@ class ConnectionQueue:
         conn = self._table.get(fd)
         if conn is not None:
             if conn.owned.acquire(False) or self._missed(conn):
-                conn.rearm = True
                 self.give_back(conn)
         elif fd in self._listeners:
             self._listeners.arm(fd)
-        elif fd in self.errands:
-            self.errands.arm(fd)
+        elif fd in self.errands and not self.errands.arm(fd):
+            self.errands.run(fd)  # rather now than never
+
+    def mute(self, conn: Connection) -> None:
+        """``conn``, owned, will be watched by another loop until it is parked: its events shall wake nobody here."""
+        if conn.watched == EDGE:
+            conn.watched = _NOTHING
+            with contextlib.suppress(OSError):  # then threads wake in vain, and leave notes
+                self._modify(conn.fd, _NOTHING)
 
     def close(self, conn: Connection) -> None:
         """Close a connection that the caller owns. Its lock stays taken: nobody can own it again."""
@@ -302,7 +309,10 @@ class ConnectionQueue:
         self.park(self._connections.enter(sock.family, sock.detach(), None, ("localhost", None), Connection))
 
     def give_back(self, conn: Connection) -> None:
-        """Park a connection that was only looked at, as it was parked before."""
+        """Park a connection that was only looked at, as it was parked before; if it has something, that is reported."""
+        # Always armed anew: an edge that was lost, or never came (a read stops at a byte that is out of band), would
+        # leave it here for good, excused at each deadline because it has something.
+        conn.rearm = True
         self.park(conn, keep_deadline=True, at_once=wants_at_once(conn))
 
     def connections(self) -> Iterable[Connection]:

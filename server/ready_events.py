@@ -52,15 +52,16 @@ class ReadyEvents:
                 return waiting.popleft()
             others = self._sleepers
             self._sleepers = others + 1
+        events: list[Event] = []
         try:
             events = self._poll(timeout, 1 if others else BATCH)
         except OSError as exc:
             rest_after(exc)
-            events = []
-        with self._lock:
-            self._sleepers = others = self._sleepers - 1
-            if len(events) > 1 and not others:
-                waiting.extend(events[1:])
+        finally:
+            with self._lock:
+                self._sleepers = others = self._sleepers - 1
+                if len(events) > 1 and not others:
+                    waiting.extend(events[1:])
         if not events:
             return None
         if others:

@@ -183,7 +183,8 @@ class SyncWorker(Serving):
                 except OSError as exc:  # of its epoll_wait: what a callback raises does not come here
                     rest_after(exc)
         self._over = True  # the runner now runs the loop once more, to cancel what is left
-        loop.remove_reader(self.queue.fileno())
+        if self._on_loop:
+            self._leave_loop()
 
     def _run_accept_loop(self, poll_interval: float, runner: asyncio.Runner) -> None:
         """The simple form: one worker with a listening socket of its own, and a queue of its own behind it."""
@@ -296,6 +297,7 @@ class SyncWorker(Serving):
     def _hand_over(self, conn: Connection, request: RequestReceived, body: bytes) -> bool:
         """Give what will be long to the home loop, before the application is called."""
         assert self._async_pool is not None  # else nothing has a route
+        self.queue.mute(conn)
         self._async_pool.take(conn, request, body)
         return True
 

@@ -122,6 +122,26 @@ def test_a_request_that_comes_while_somebody_looks_at_its_connection_is_served()
         assert client.response().body == b"/second"
 
 
+def test_what_no_event_tells_of_is_found_when_its_time_is_over() -> None:
+    """An edge that was lost, however: the deadline of a connection that has something excuses it, and arms it."""
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await reply(send, scope["path"].encode())
+
+    with serving(app, threads=1) as served, served.connect() as client:
+        client.get("/first")
+        (conn,) = served.queue.connections()
+        wait_until(lambda: conn.phase == Phase.IDLE and not conn.owned.locked())
+        assert conn.owned.acquire(False)
+        client.send(b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: conn.rearm)
+        conn.rearm = False
+        conn.owned.release()
+        served.queue.tend(time.monotonic() + 1000, served.queue.close)
+        client.sock.settimeout(5)
+        assert client.response().body == b"/second"
+
+
 @pytest.mark.parametrize("requests", [1, 3])
 def test_the_end_of_a_client_is_seen_when_it_came_with_its_last_request(requests: int) -> None:
     """One event tells of both, and what is read is the request."""

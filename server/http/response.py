@@ -146,6 +146,7 @@ class ResponseFramer:
                 first_body = b""
         if not more_body:
             self._mode = _Mode.DONE
+            self.endless = False
         return head + first_body if first_body else head
 
     def start_around(
@@ -162,6 +163,7 @@ class ResponseFramer:
         before, wanted, after = _around(self._mode, size, more_body)
         if not more_body:
             self._mode = _Mode.DONE
+            self.endless = False
         return head + before, wanted, after
 
     def body(self, data: bytes, more_body: bool) -> bytes:
