@@ -3,9 +3,9 @@
 Clients on keep-alive connections send the same head again and again (polling, health checks, load balancers,
 API clients), and applications answer with the same few heads. Parsing and framing are pure functions, so
 their results may be kept: of 1,400 bytecodes that a small request took, 600 went there. Promises: what comes out is
-what the parser and the framer gave for exactly these bytes and values; memory is bounded (``MOST`` entries of at
-most ``LONGEST`` bytes, for requests and for responses). Refuses: heads with a body behind them, and anything
-unhashable.
+what the parser and the framer gave for exactly these bytes and values; memory is bounded (``MOST`` entries for requests
+and as many for responses, and their heads are ``MOST`` times ``LONGEST`` bytes together at most). Refuses: heads with a
+body behind them, and anything unhashable.
 
 Belongs to one worker: nothing here is shared between threads.
 """
@@ -20,6 +20,9 @@ from .http.events import RequestReceived
 
 MOST: Final = 256
 LONGEST: Final = 1024
+# A request's head may be longer than its share: with cookies 2 to 4 KiB are usual, and to parse it costs five times as
+# much as all the rest of a small request.
+LONGEST_REQUEST: Final = 8 * 1024
 
 Complete = tuple[RequestReceived, bytes]
 # (the head with its empty line, whether the connection goes on)
@@ -29,14 +32,21 @@ Framed = tuple[bytes, bool]
 class RequestMemo(dict[bytes, Complete]):
     """From the bytes of a head, with nothing behind it, to the request: who takes one must not change it."""
 
-    __slots__ = ()
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = 0
 
     def keep(self, head: bytes, complete: Complete) -> None:
-        """Remember ``complete`` for ``head``; when there are too many, all are forgotten."""
-        if len(head) <= LONGEST:
-            if len(self) >= MOST:
+        """Remember ``complete`` for ``head``; when there are too many, or too many bytes, all are forgotten."""
+        size = len(head)
+        if size <= LONGEST_REQUEST:
+            if len(self) >= MOST or self._bytes + size > MOST * LONGEST:
                 self.clear()
+                self._bytes = 0
             self[head] = complete
+            self._bytes += size
             complete[0].scope = {}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serverd.server.http import HeadLimits, RequestReceived, parse_request
-from serverd.server.memo import LONGEST, MOST, RequestMemo, ResponseMemo
+from serverd.server.memo import LONGEST, LONGEST_REQUEST, MOST, RequestMemo, ResponseMemo
 
 from .support.apps import Receive, Send, read_body, reply
 from .support.workers import serving
@@ -98,9 +98,18 @@ def test_requests_are_bounded_in_number_and_size() -> None:
         head = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number
         known.keep(head, (parsed(head), b""))
         assert len(known) <= MOST
-    long = b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * LONGEST + b"\r\n\r\n"
+    long = b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * LONGEST_REQUEST + b"\r\n\r\n"
     known.keep(long, (parsed(long), b""))
     assert long not in known
+
+
+def test_long_heads_are_remembered_and_bounded_in_their_bytes() -> None:
+    known = RequestMemo()
+    for number in range(3 * MOST):
+        head = b"GET /%d HTTP/1.1\r\nHost: x\r\nCookie: " % number + b"c" * 4000 + b"\r\n\r\n"
+        known.keep(head, (parsed(head), b""))
+        assert head in known
+        assert sum(map(len, known)) <= MOST * LONGEST
 
 
 def test_responses_are_bounded_and_forgotten_when_the_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
