@@ -20,12 +20,13 @@ import select
 import socket
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from ..config import TimeoutsConfig
 from .conn_table import ConnectionTable, MakeConnection
 from .connection import SINCE, Address, Connection, Server
 from .deadlines import SETTLED, Deadlines, excused, is_idle, wants_at_once
+from .departing import Departing
 from .door import Door
 from .errands import Errands
 from .lifecycle import LifecycleEvent
@@ -39,16 +40,6 @@ from .unarmed import Unarmed
 # EPOLLIN, as a number: see `INTEREST`.
 _IN: Final = 0x1
 _NOTHING: Final = 0x40000000  # EPOLLONESHOT alone: an error is reported, once
-
-
-class Departing(Protocol):
-    """Hands idle connections to other children while this one drains (``handover``). For any thread."""
-
-    def wants(self, conn: Connection) -> bool:
-        """Whether ``conn`` shall leave as soon as it is idle, so that its response need not say that it closes."""
-
-    def takes(self, conn: Connection) -> bool:
-        """Take over ``conn`` from its owner, who is about to park it, if it may leave now."""
 
 
 class ConnectionQueue:

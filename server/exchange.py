@@ -20,7 +20,8 @@ from .farewell import dismiss
 from .file_range import SMALL, FileRange, FileShrank
 from .host import Host
 from .http.events import RequestReceived
-from .http.response import Around, ResponseError, ResponseFramer, encode_head
+from .http.fields import as_bytes
+from .http.response import Around, ResponseFramer, encode_head
 from .large_body import LARGE, body_pieces
 from .lifecycle import ClientDisconnected, RequestStarted, ResponseCompleted
 from .phases import Phase
@@ -111,7 +112,7 @@ class Exchange:
         request = self.request
         conn = self.conn
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = as_bytes(body, "the response body")
         # A body that is not all here would have to be read before the next request: rather no next request.
         keep_alive = (
             request.keep_alive and conn.request is None and (not worker.draining or worker.queue.leaves(conn))
@@ -153,7 +154,7 @@ class Exchange:
         """Send one more piece of the body. Raises ResponseError, ClientGone."""
         framer = self.framer or _begun(None)
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = as_bytes(body, "the response body")
         size = len(body)
         if more and framer.endless and 0 < size <= LARGE:
             # As the framer would make it, without its eight calls: an event stream is nothing but this.
@@ -347,10 +348,3 @@ def _begun(framer: ResponseFramer | None) -> ResponseFramer:
     if framer is None:
         raise RuntimeError("the response has not begun")
     return framer
-
-
-def _as_bytes(body: object) -> bytes:
-    """What is bytes-like, as bytes: the length of a memoryview is not that of its bytes. Raises ResponseError."""
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    raise ResponseError(f"the response body is {type(body).__name__}, it must be bytes")

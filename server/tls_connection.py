@@ -192,8 +192,7 @@ class TlsConnection(Connection):
             data = _receive(self, size + _OVERHEAD)
             if not data:
                 return b""
-            if len(data) >= size:
-                self.rearm = True  # there may be more
+            self.rearm = self.rearm or len(data) >= size  # there may be more
             incoming.write(data)
         self.partial = False
         try:

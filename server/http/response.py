@@ -145,8 +145,7 @@ class ResponseFramer:
             elif mode is _Mode.NONE:
                 first_body = b""
         if not more_body:
-            self._mode = _Mode.DONE
-            self.endless = False
+            self._end()
         return head + first_body if first_body else head
 
     def start_around(
@@ -162,8 +161,7 @@ class ResponseFramer:
         head = self._open(status, headers, date, size, more_body, trailers)
         before, wanted, after = _around(self._mode, size, more_body)
         if not more_body:
-            self._mode = _Mode.DONE
-            self.endless = False
+            self._end()
         return head + before, wanted, after
 
     def body(self, data: bytes, more_body: bool) -> bytes:
@@ -175,8 +173,7 @@ class ResponseFramer:
             data = as_bytes(data, "the response body")
         sent = _BODY[self._mode](self, data, more_body)
         if not more_body:
-            self._mode = _Mode.DONE
-            self.endless = False
+            self._end()
         return sent
 
     def around(self, size: int, more_body: bool) -> Around:
@@ -185,8 +182,7 @@ class ResponseFramer:
         _BODY[mode](self, b"", True)  # raises if the response is not in its body
         self._count(size, more_body)
         if not more_body:
-            self._mode = _Mode.DONE
-            self.endless = False
+            self._end()
         return _around(mode, size, more_body)
 
     def trailers(self, fields: Pairs) -> bytes:
@@ -198,9 +194,12 @@ class ResponseFramer:
         mode = self._mode
         _BODY[mode](self, b"", True)  # raises if the response is not in its body
         self._count(0, False)
+        self._end()
+        return b"0\r\n" + lines + b"\r\n" if mode is _Mode.CHUNKED else b""
+
+    def _end(self) -> None:
         self._mode = _Mode.DONE
         self.endless = False
-        return b"0\r\n" + lines + b"\r\n" if mode is _Mode.CHUNKED else b""
 
     def _open(
         self, status: int, headers: Pairs, date: bytes | None, size: int, more_body: bool, trailers: bool
