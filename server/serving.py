@@ -127,6 +127,7 @@ class Serving:
             self._send_error(conn, exc)
             return False
         if complete is None:
+            conn.rearm = True  # part of a record of TLS leaves it IDLE, and there may be more than was read
             self.queue.park(conn, keep_deadline=conn.numbers[SINCE] > 0)
             return False
         request, body = complete
