@@ -7,6 +7,7 @@ tests/test_http_corpus.py holds that against the corpus.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,7 +142,13 @@ class Player:
             assert client.response().body == b"open"
             return
         elif wanted.served == len(wanted.outcome.requests):
-            client.half_close()
+            try:
+                client.half_close()
+            except OSError as exc:
+                # The last answer was to a request that ends the connection (HTTP/1.0), and the server had closed before
+                # what the case sends behind it came: TCP answers that with a reset.
+                if exc.errno != errno.ENOTCONN or wanted.outcome.requests[-1][0].keep_alive:
+                    raise
         assert client.closed(), "it sent something behind its last response"
 
     def _compare(self, each: Play, notes: list[dict[str, Any]]) -> str:
