@@ -167,9 +167,8 @@ class ConnectionQueue:
             return
         try:
             self._epoll.register(fd, interest)
-        except (
-            FileExistsError
-        ):  # it could not be armed the last time, or its number's last owner is still known
+        except FileExistsError:
+            # It could not be armed the last time, or its number's last owner is still known.
             self._modify(fd, interest)
 
     def _put_back(self, event: Event) -> None:
