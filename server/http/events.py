@@ -99,6 +99,8 @@ class RequestReceived:
         empty until it has come again.
     answer: None here; for a request that is remembered, the head of its last response and what that came from
         (``server.exchange``).
+        Of a request that the home loop serves too, worker and loop may both set these two: each is replaced whole
+        and never changed, and an answer counts only for who made its Date, so either may win.
     """
 
     __slots__ = (
